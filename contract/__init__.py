@@ -1,0 +1,1 @@
+"""What every other folder agrees on: net names, tensor shapes, manifests, errors. Standard library only."""

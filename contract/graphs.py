@@ -1,0 +1,177 @@
+"""The nets of a decoder bmodel: names, tensor names, shapes and dtypes.
+
+This is the only place that spells them. They equal what tpu-mlir's `llm_convert` produces, so the vendor's
+C++ demos load our bmodels and our runtime loads theirs. Where llm_convert leaves an internal name on an output
+(`lm_head.reshape_f32`, `Softmax1`) ours differs by name and agrees by position, shape and dtype.
+
+Shapes are in elements. S is the built sequence length, H the hidden size, K the KV heads, D the head size, V the
+vocabulary. `half` is the chip's storage type for activations: bfloat16, or float16 in mode f16; the ONNX graph
+of the same net carries float32 in its place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+INT32 = "int32"
+FLOAT32 = "float32"
+BFLOAT16 = "bfloat16"
+FLOAT16 = "float16"
+HALVES = (BFLOAT16, FLOAT16)
+
+EMBEDDING = "embedding"
+EMBEDDING_CACHE = "embedding_cache"
+LM_HEAD = "lm_head"
+GREEDY_HEAD = "greedy_head"
+SAMPLE_HEAD = "sample_head"
+BLOCK = "block"
+BLOCK_CACHE = "block_cache"
+KINDS = (EMBEDDING, EMBEDDING_CACHE, BLOCK, BLOCK_CACHE, LM_HEAD, GREEDY_HEAD, SAMPLE_HEAD)
+
+# What the vendor's sample_head keeps: the 50 likeliest tokens, never fewer than 5 after top-p.
+SAMPLE_CANDIDATES = 50
+SAMPLE_MIN_KEPT = 5
+
+# A masked position's score. Finite, so that a fully masked (padding) row gives no NaN, and exact in bfloat16
+# and float16 alike; exp() of it is 0 in both.
+MASKED = -10000.0
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a net."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """One net: `kind` is one of KINDS; `layer` is its index, or None for nets that exist once."""
+
+    name: str
+    kind: str
+    layer: int | None
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def as_onnx(self) -> GraphSpec:
+        """The same net as the exporter writes it: float32 wherever the chip stores a half type."""
+
+        def widen(t: TensorSpec) -> TensorSpec:
+            return replace(t, dtype=FLOAT32) if t.dtype in HALVES else t
+
+        return replace(self, inputs=tuple(map(widen, self.inputs)), outputs=tuple(map(widen, self.outputs)))
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The sizes that fix every shape of a decoder built for `seq_length` positions."""
+
+    layers: int
+    hidden: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    seq_length: int
+    half: str = BFLOAT16
+
+
+def block_name(layer: int) -> str:
+    return f"{BLOCK}_{layer}"
+
+
+def block_cache_name(layer: int) -> str:
+    return f"{BLOCK_CACHE}_{layer}"
+
+
+def embedding(g: Geometry) -> GraphSpec:
+    """Token ids of a whole prompt to hidden states."""
+    return _embedding(g, EMBEDDING, g.seq_length)
+
+
+def embedding_cache(g: Geometry) -> GraphSpec:
+    """The token id of one decode step to its hidden state."""
+    return _embedding(g, EMBEDDING_CACHE, 1)
+
+
+def _embedding(g: Geometry, name: str, length: int) -> GraphSpec:
+    return GraphSpec(
+        name,
+        name,
+        None,
+        (TensorSpec("input_ids", (1, length), INT32),),
+        (TensorSpec(name, (1, length, g.hidden), g.half),),
+    )
+
+
+def block(g: Geometry, layer: int) -> GraphSpec:
+    """One layer over a whole prompt (prefill). Masked positions hold MASKED, visible ones 0."""
+    s = g.seq_length
+    return GraphSpec(block_name(layer), BLOCK, layer, _block_inputs(g, s, s), _block_outputs(g, s))
+
+
+def block_cache(g: Geometry, layer: int) -> GraphSpec:
+    """One layer, one decode step over a KV cache of S positions; returns only the new step's k and v."""
+    s = g.seq_length
+    history = tuple(TensorSpec(n, (1, s, g.kv_heads, g.head_dim), g.half) for n in ("history_k", "history_v"))
+    inputs = _block_inputs(g, 1, s + 1) + history
+    return GraphSpec(block_cache_name(layer), BLOCK_CACHE, layer, inputs, _block_outputs(g, 1))
+
+
+def _block_inputs(g: Geometry, length: int, visible: int) -> tuple[TensorSpec, ...]:
+    return (
+        TensorSpec("input_states", (1, length, g.hidden), g.half),
+        TensorSpec("position_ids", (1, length), INT32),
+        TensorSpec("attention_mask", (1, 1, length, visible), g.half),
+    )
+
+
+def _block_outputs(g: Geometry, length: int) -> tuple[TensorSpec, ...]:
+    kv = (1, length, g.kv_heads, g.head_dim)
+    return (
+        TensorSpec("output_states", (1, length, g.hidden), g.half),
+        TensorSpec("k_cache", kv, g.half),
+        TensorSpec("v_cache", kv, g.half),
+    )
+
+
+def lm_head(g: Geometry, top1: bool) -> GraphSpec:
+    """Final norm and vocabulary projection of one position; `top1` fuses the argmax, else float32 logits."""
+    out = TensorSpec("token_id", (1, 1), INT32) if top1 else TensorSpec("m_logits", (1, g.vocab), FLOAT32)
+    return GraphSpec(LM_HEAD, LM_HEAD, None, (TensorSpec("hidden_states", (1, g.hidden), g.half),), (out,))
+
+
+def greedy_head(g: Geometry) -> GraphSpec:
+    """Argmax of the logits."""
+    logits = TensorSpec("m_logits", (1, g.vocab), FLOAT32)
+    return GraphSpec(GREEDY_HEAD, GREEDY_HEAD, None, (logits,), (TensorSpec("token_id", (1, 1), INT32),))
+
+
+def sample_head(g: Geometry) -> GraphSpec:
+    """Repetition penalty, temperature, top-k, top-p: probabilities and ids of the candidates, likeliest first.
+
+    `input_ids` holds the tokens seen so far, unused places filled with a repeat of the last one.
+    """
+    inputs = (
+        TensorSpec("m_logits", (1, g.vocab), FLOAT32),
+        TensorSpec("input_ids", (1, g.seq_length), INT32),
+        TensorSpec("penalty", (1,), FLOAT32),
+        TensorSpec("temperature", (1,), FLOAT32),
+        TensorSpec("top_k", (1,), INT32),
+        TensorSpec("top_p", (1,), FLOAT32),
+    )
+    candidates = (1, min(SAMPLE_CANDIDATES, g.vocab))
+    outputs = (TensorSpec("probs", candidates, FLOAT32), TensorSpec("token_idx", candidates, INT32))
+    return GraphSpec(SAMPLE_HEAD, SAMPLE_HEAD, None, inputs, outputs)
+
+
+def decoder_graphs(g: Geometry, top1: bool) -> tuple[GraphSpec, ...]:
+    """Every net of a decoder, in the order in which a prompt passes through them.
+
+    With `top1` lm_head ends in a token id; without, it ends in logits and greedy_head and sample_head follow.
+    """
+    layers = tuple(net for i in range(g.layers) for net in (block(g, i), block_cache(g, i)))
+    heads = (lm_head(g, top1),) if top1 else (lm_head(g, top1), greedy_head(g), sample_head(g))
+    return (embedding(g), embedding_cache(g), *layers, *heads)

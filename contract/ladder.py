@@ -1,0 +1,55 @@
+"""The parity ladder: its rungs, the bar of each with its reason, and the score of one comparison."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PATCHED = "patched"  # patched torch against unpatched Hugging Face
+ONNX = "onnx"  # ONNX Runtime against patched torch
+CHIP = "chip"  # each net of the bmodel on the chip or simulator against ONNX Runtime
+TOKENS = "tokens"  # tokens of the whole bmodel against Hugging Face
+RUNGS = (PATCHED, ONNX, CHIP, TOKENS)
+
+# float32 on both sides; what differs is the order of sums in one matmul against three.
+MAX_ABS_PATCHED = 1e-5
+# float32 on both sides, other kernels: ONNX Runtime tiles its sums differently.
+MAX_ABS_ONNX = 1e-4
+# bfloat16 keeps 8 bits of mantissa, so a dot product of independent roundings stays within 1e-3 of cosine 1;
+# int8 per channel adds steps of 1/254 of a channel's range; int4 in groups adds steps of 1/15 of a group's.
+MIN_COSINE = {"bf16": 0.999, "f16": 0.999, "int8": 0.99, "int4": 0.96}
+# Teacher-forced agreement with Hugging Face in float32, over at least MIN_POSITIONS. 62 of 64 leaves room for two
+# near-ties that half precision may turn; the quantised bars guard against collapse, not against quantisation.
+MIN_POSITIONS = 64
+MIN_AGREEMENT = {"bf16": 62 / 64, "f16": 62 / 64, "int8": 58 / 64, "int4": 45 / 64}
+
+
+@dataclass(frozen=True)
+class Score:
+    """One comparison. `net` is a net name or "model"; `layer` its index or None; `metric` is max_abs, cosine or
+    agreement; `detail` says in words what was compared (steps, positions, where the largest difference lies)."""
+
+    rung: str
+    net: str
+    layer: int | None
+    metric: str
+    value: float
+    bar: float
+    detail: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """NaN passes nothing: both comparisons are false for it."""
+        return self.value <= self.bar if self.metric == "max_abs" else self.value >= self.bar
+
+    def as_json(self) -> dict[str, object]:
+        return {**self.__dict__, "passed": self.passed}
+
+
+def score_from_json(data: dict[str, object]) -> Score:
+    return Score(**{k: v for k, v in data.items() if k != "passed"})  # type: ignore[arg-type]
+
+
+def first_failure(scores: list[Score]) -> Score | None:
+    """Where the error enters: the failing score on the lowest rung, there in the lowest layer."""
+    failing = [s for s in scores if not s.passed]
+    return min(failing, key=lambda s: (RUNGS.index(s.rung), -1 if s.layer is None else s.layer), default=None)

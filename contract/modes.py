@@ -1,0 +1,51 @@
+"""The values a build may choose from: modes, chips, and what each means to the compiler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from contract.graphs import BFLOAT16, FLOAT16
+
+
+@dataclass(frozen=True)
+class Mode:
+    """`quantize`: model_deploy's name. `half`: storage type of activations. `bits`: bits a block weight takes."""
+
+    name: str
+    quantize: str
+    half: str
+    bits: int
+
+    @property
+    def grouped(self) -> bool:
+        """Whether weights carry one scale per group of input channels."""
+        return self.bits == 4
+
+
+@dataclass(frozen=True)
+class Chip:
+    """`simulator`: the vendor's CPU model of the chip, a library of the tpu-mlir wheel."""
+
+    name: str
+    cores: int
+    simulator: str
+
+
+MODES = {
+    m.name: m
+    for m in (
+        Mode("int4", "W4BF16", BFLOAT16, 4),
+        Mode("int8", "W8BF16", BFLOAT16, 8),
+        Mode("bf16", "BF16", BFLOAT16, 16),
+        Mode("f16", "F16", FLOAT16, 16),
+    )
+}
+CHIPS = {
+    c.name: c
+    for c in (
+        Chip("bm1684x", 1, "libcmodel_bm1684x.so"),
+        Chip("bm1688", 2, "libcmodel_bm1688.so"),
+    )
+}
+DEVICES = (1, 2, 4, 8)
+HEADS = ("top1", "logits")
