@@ -28,12 +28,11 @@ BLOCK = "block"
 BLOCK_CACHE = "block_cache"
 KINDS = (EMBEDDING, EMBEDDING_CACHE, BLOCK, BLOCK_CACHE, LM_HEAD, GREEDY_HEAD, SAMPLE_HEAD)
 
-# What the vendor's sample_head keeps: the 50 likeliest tokens, never fewer than 5 after top-p.
+# How many of the likeliest tokens sample_head looks at (the vendor's number).
 SAMPLE_CANDIDATES = 50
-SAMPLE_MIN_KEPT = 5
 
-# A masked position's score. Finite, so that a fully masked (padding) row gives no NaN, and exact in bfloat16
-# and float16 alike; exp() of it is 0 in both.
+# What the mask adds to the score of a hidden position. Finite, so that a fully masked (padding) row gives no NaN;
+# within float16's range; far enough down that its exp() is 0 in either half type.
 MASKED = -10000.0
 
 

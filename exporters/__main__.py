@@ -1,0 +1,71 @@
+"""The exporter's steps as commands, run by a plan in the exporter's environment: trace, bind, parity."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from contract.errors import UserError
+from contract.modes import HEADS
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
+    try:
+        {"trace": _trace, "bind": _bind, "parity": _parity}[args.command](args)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m exporters", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    trace = commands.add_parser("trace", help="skeletons of every distinct net, without weights")
+    trace.add_argument("--seq-length", type=int, required=True)
+    trace.add_argument("--head", choices=HEADS, default=HEADS[0])
+    trace.add_argument("--devices", type=int, default=1)
+    bind = commands.add_parser("bind", help="the finished ONNX of one group of nets")
+    bind.add_argument("--skeletons", type=Path, required=True)
+    bind.add_argument("--group", required=True, help="embedding, head or layer_<i>")
+    parity = commands.add_parser("parity", help="Hugging Face against patched torch against ONNX Runtime")
+    parity.add_argument("--graphs", type=Path, required=True, help="folder that holds the bind steps' folders")
+    parity.add_argument("--seq-length", type=int, required=True)
+    parity.add_argument("--devices", type=int, default=1)
+    parity.add_argument("--prompt", required=True)
+    parity.add_argument("--positions", type=int, required=True)
+    for command in (trace, bind, parity):
+        command.add_argument("--model", type=Path, required=True, help="Hugging Face directory")
+        command.add_argument("--out", type=Path, default=Path("."))
+    return parser
+
+
+def _trace(args: argparse.Namespace) -> None:
+    from exporters.model import Decoder
+    from exporters.trace import trace_decoder
+
+    # Only TopK is split over devices; on one device ArgMax is the cheaper of the two.
+    fused_head = "argmax" if args.devices == 1 else "topk"
+    top1 = fused_head if args.head == "top1" else None
+    trace_decoder(Decoder(args.model, args.devices), args.seq_length, top1, args.out)
+
+
+def _bind(args: argparse.Namespace) -> None:
+    from exporters.bind import bind
+    from exporters.checkpoint import Checkpoint
+
+    bind(Checkpoint(args.model), args.skeletons, args.group, args.out)
+
+
+def _parity(args: argparse.Namespace) -> None:
+    from exporters.model import Decoder
+    from exporters.parity import climb
+
+    decoder = Decoder(args.model, args.devices)
+    climb(decoder, args.graphs, args.seq_length, args.prompt, args.positions, args.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
