@@ -10,9 +10,10 @@ CHIP = "chip"  # each net of the bmodel on the chip or simulator against ONNX Ru
 TOKENS = "tokens"  # tokens of the whole bmodel against Hugging Face
 RUNGS = (PATCHED, ONNX, CHIP, TOKENS)
 
-# float32 on both sides; what differs is the order of sums in one matmul against three.
+# Both in float32, the largest absolute difference, in units of the largest value at its position where that is
+# above 1 (see exporters.parity). Patched torch differs by the order of sums in one matmul against three; ONNX
+# Runtime by other kernels that tile their sums differently.
 MAX_ABS_PATCHED = 1e-5
-# float32 on both sides, other kernels: ONNX Runtime tiles its sums differently.
 MAX_ABS_ONNX = 1e-4
 # bfloat16 keeps 8 bits of mantissa, so a dot product of independent roundings stays within 1e-3 of cosine 1;
 # int8 per channel adds steps of 1/254 of a channel's range; int4 in groups adds steps of 1/15 of a group's.

@@ -1,15 +1,15 @@
 """Skeletons to finished ONNX: writes a group's weights into one file and copies the graphs beside it.
 
 A group is the nets that share weights: embedding, head, or one layer. The prefill and the decode graph of a layer
-name the same bytes of the same `weights.bin`, so a layer's weights lie on disk once. No torch here, unless the
-checkpoint is a .bin file.
+name the same bytes of the same file, so a layer's weights lie on disk once. No torch here, unless the checkpoint
+is a .bin file.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,28 +18,24 @@ import numpy as np
 
 from contract import graphs
 from contract.errors import UserError
+from exporters import weights as weight_file
 from exporters.checkpoint import Checkpoint
 
-ALIGN = 4096  # a page, so that ONNX Runtime can map the file
-WEIGHTS_FILE = "weights.bin"
+BINDINGS, CONSTANTS = "bindings.json", "constants.npz"
+Array = np.ndarray[Any, np.dtype[np.float32]]
 
 
 @dataclass(frozen=True)
 class Weight:
-    """One initializer: float32 `shape` as stored, made of the checkpoint's `parts` joined by rows, then transposed."""
+    """One initializer, float32 of `shape` as stored: the checkpoint's `parts` joined by rows, then transposed.
+
+    Without parts it is a constant that tracing computed, such as a rotary table.
+    """
 
     name: str
     parts: tuple[str, ...]
     shape: tuple[int, ...]
     transposed: bool
-
-
-@dataclass(frozen=True)
-class Place:
-    """Bytes of WEIGHTS_FILE."""
-
-    offset: int
-    nbytes: int
 
 
 @dataclass(frozen=True)
@@ -58,22 +54,12 @@ def binding_from_json(data: dict[str, Any]) -> Binding:
     return Binding(data["skeleton"], tuple(weights))
 
 
-def layout(weights: Iterable[Weight]) -> dict[str, Place]:
-    """Where each weight lies, in the order given, aligned to pages."""
-    places, offset = {}, 0
-    for weight in weights:
-        nbytes = 4 * int(np.prod(weight.shape, dtype=np.int64))
-        places[weight.name] = Place(offset, nbytes)
-        offset += -(-nbytes // ALIGN) * ALIGN
-    return places
-
-
 def bind(checkpoint: Checkpoint, skeletons: Path, group: str, out: Path) -> None:
     """Write the finished nets of `group` (embedding, head or layer_<i>) into `out`.
 
-    UserError where the checkpoint's tensor has another shape than its config.json promises.
+    UserError where the checkpoint's tensor has another shape than its config.json promises, or holds NaN.
     """
-    data = json.loads((skeletons / "bindings.json").read_text(encoding="utf-8"))
+    data = json.loads((skeletons / BINDINGS).read_text(encoding="utf-8"))
     prefix, key, names = "", group, {}
     if group.startswith("layer_"):
         index = int(group.removeprefix("layer_"))
@@ -82,17 +68,17 @@ def bind(checkpoint: Checkpoint, skeletons: Path, group: str, out: Path) -> None
         names = {f"block.{kind}": graphs.block_name(index), f"block_cache.{kind}": graphs.block_cache_name(index)}
     bindings = [binding_from_json(b) for b in data["groups"][key]]
     weights = {weight.name: weight for binding in bindings for weight in binding.weights}
-    _write_weights(checkpoint, list(weights.values()), prefix, out / WEIGHTS_FILE)
+
+    def arrays() -> Iterator[tuple[str, Array]]:
+        with np.load(skeletons / CONSTANTS) as constants:
+            for name, weight in weights.items():
+                value = _assemble(checkpoint, weight, prefix) if weight.parts else constants[f"{key}/{name}"]
+                yield name, value
+
+    weight_file.write(arrays(), out / weight_file.NAME)
     for binding in bindings:
         name = names.get(binding.skeleton, binding.skeleton)
         shutil.copyfile(skeletons / f"{binding.skeleton}.onnx", out / f"{name}.onnx")
-
-
-def _write_weights(checkpoint: Checkpoint, weights: list[Weight], prefix: str, path: Path) -> None:
-    with path.open("wb") as file:
-        for weight in weights:
-            file.seek(-(-file.tell() // ALIGN) * ALIGN)
-            _assemble(checkpoint, weight, prefix).tofile(file)
 
 
 def _assemble(checkpoint: Checkpoint, weight: Weight, prefix: str) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -68,8 +68,12 @@ def padded(ids: list[int], length: int) -> Array:
     return out
 
 
-def run_layer(prefill: Run, decode: Run, states: States, geometry: Geometry, valid: int) -> LayerRun:
-    """`valid`: real positions of the prompt. The KV cache is filled as the runtime fills it."""
+def run_layer(runs: tuple[Run, Run], states: States, geometry: Geometry, valid: int) -> LayerRun:
+    """`runs`: the prefill and the decode net. `valid`: real positions of the prompt.
+
+    The KV cache is filled as the runtime fills it.
+    """
+    prefill, decode = runs
     length = geometry.seq_length
     inputs = {
         "input_states": states.prefill,
