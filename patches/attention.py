@@ -115,16 +115,14 @@ def _attention_patch(model_type: str, attention_class: str, forward: Any, reason
 
 def fuse_linears(layer: nn.Module, into: str, parts: tuple[str, ...]) -> None:
     """Replace the linear modules at paths `parts` by one at path `into`, their outputs one after the other."""
-    linears = [layer.get_submodule(part) for part in parts]
-    device = next(linears[0].parameters()).device
-    width = sum(int(linear.out_features) for linear in linears)  # type: ignore[arg-type]
-    has_bias = linears[0].bias is not None
-    fused = nn.Linear(int(linears[0].in_features), width, bias=has_bias, device="meta")  # type: ignore[arg-type]
-    state = {"weight": torch.cat([linear.weight for linear in linears])}  # type: ignore[misc]
-    if has_bias:
-        state["bias"] = torch.cat([linear.bias for linear in linears])  # type: ignore[misc]
-    fused.load_state_dict({k: v.detach() for k, v in state.items()}, assign=True)
-    layer.set_submodule(into, fused.to(device) if device.type != "meta" else fused)
+    linears: list[Any] = [layer.get_submodule(part) for part in parts]
+    weight = torch.cat([linear.weight.detach() for linear in linears])
+    state = {"weight": weight}
+    if linears[0].bias is not None:
+        state["bias"] = torch.cat([linear.bias.detach() for linear in linears])
+    fused = nn.Linear(weight.shape[1], weight.shape[0], bias="bias" in state, device="meta")
+    fused.load_state_dict(state, assign=True)
+    layer.set_submodule(into, fused)
     for part in parts:
         parent, _, name = part.rpartition(".")
         delattr(layer.get_submodule(parent), name)
