@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
+
+from contract.graphs import EMBEDDING
 
 PATCHED = "patched"  # patched torch against unpatched Hugging Face
 ONNX = "onnx"  # ONNX Runtime against patched torch
@@ -51,6 +54,10 @@ def score_from_json(data: dict[str, object]) -> Score:
 
 
 def first_failure(scores: list[Score]) -> Score | None:
-    """Where the error enters: the failing score on the lowest rung, there in the lowest layer."""
-    failing = [s for s in scores if not s.passed]
-    return min(failing, key=lambda s: (RUNGS.index(s.rung), -1 if s.layer is None else s.layer), default=None)
+    """Where the error enters: the failing score on the lowest rung, there the first net that the tokens pass."""
+
+    def order(score: Score) -> tuple[int, float]:
+        before_layers = score.net.startswith(EMBEDDING)
+        return RUNGS.index(score.rung), (-1 if before_layers else inf) if score.layer is None else score.layer
+
+    return min((s for s in scores if not s.passed), key=order, default=None)

@@ -29,7 +29,7 @@ KEPT_STEPS = 3  # decode steps kept for the chip: the first, a middle one, the l
 def climb(decoder: Decoder, folder: Path, seq_length: int, prompt: str, positions: int, out: Path) -> list[Score]:
     """Compare every net; write `parity.json` and `reference/` into `out`.
 
-    `folder` holds the groups' folders (embedding, layer_<i>, head) with their finished ONNX.
+    `folder` holds the folders of the bind steps (bind.embedding, bind.layer_<i>, bind.head) with their ONNX.
     """
     spec = decoder.spec
     truth = reference.run(decoder.model_dir, decoder.architecture.layers, spec.vocab, prompt, positions, seq_length)
@@ -81,7 +81,7 @@ class _Ladder:
                 self.geometry,
                 self.valid,
             )
-        path = self.folder / f"layer_{index}"
+        path = self.folder / f"bind.layer_{index}"
         theirs = chain.run_layer(
             (chain.onnx_runner(path / f"{nets[0].name}.onnx"), chain.onnx_runner(path / f"{nets[1].name}.onnx")),
             self.onnx_states,
@@ -113,7 +113,7 @@ class _Ladder:
 
     def heads(self) -> None:
         """lm_head at every position; greedy_head and sample_head where the build has them."""
-        nets = {path.stem: chain.onnx_runner(path) for path in sorted((self.folder / "head").glob("*.onnx"))}
+        nets = {path.stem: chain.onnx_runner(path) for path in sorted((self.folder / "bind.head").glob("*.onnx"))}
         norm = self.decoder.leaf(self.decoder.architecture.norm, self.checkpoint)
         weight = torch.from_numpy(self.checkpoint.read(self.decoder.head_weight()))
         logits = modules.LmHead(norm, weight, None)
@@ -175,7 +175,7 @@ class _Ladder:
 
     def _onnx_embedding(self) -> tuple[_Lookup, ...]:
         def runner(name: str) -> _Lookup:
-            run = chain.onnx_runner(self.folder / "embedding" / f"{name}.onnx")
+            run = chain.onnx_runner(self.folder / "bind.embedding" / f"{name}.onnx")
             return lambda ids: run({"input_ids": ids})[name]
 
         return runner(graphs.EMBEDDING), runner(graphs.EMBEDDING_CACHE)

@@ -1,0 +1,27 @@
+"""Fixtures shared by all floors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+
+# Tests never ask a model hub: what they need is made here or comes from a package registry.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a tiny checkpoint by its name in tests/tiny.py, made once. Copy it before you damage it."""
+    made: dict[str, Path] = {}
+
+    def get(name: str) -> Path:
+        if name not in made:
+            made[name] = tiny.make(name, tmp_path_factory.mktemp(name))
+        return made[name]
+
+    return get

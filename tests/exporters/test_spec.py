@@ -1,0 +1,62 @@
+"""Reading config.json: the right sizes, and one clear line for what is wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contract.errors import UserError
+from exporters import architecture, spec
+
+
+def write(folder: Path, **config: Any) -> Path:
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_sizes_come_from_the_config(checkpoint: Callable[[str], Path]) -> None:
+    found = spec.read(checkpoint("qwen2-tied"))
+    assert (found.heads, found.kv_heads, found.head_dim, found.tied) == (4, 1, 32, True)
+    assert found.geometry(64).seq_length == 64
+    assert found.layer_kinds == (0, 0)
+
+
+def test_what_is_wrong_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no such model directory; give MODEL=/path/to/checkpoint"):
+        spec.read(tmp_path / "nothing")
+    with pytest.raises(UserError, match="the model directory is empty; download"):
+        spec.read(tmp_path)
+    (tmp_path / "README.md").touch()
+    with pytest.raises(UserError, match=r"the model directory has no config\.json; download"):
+        spec.read(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config\.json: not valid JSON"):
+        spec.read(tmp_path)
+    with pytest.raises(UserError, match="has no model_type"):
+        spec.read(write(tmp_path, hidden_size=1))
+
+
+def test_an_unknown_model_type_names_near_matches(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="model_type 'lama' is unknown; did you mean llama"):
+        spec.read(write(tmp_path, model_type="lama"))
+    with pytest.raises(UserError, match="model_type 'zzz' is unknown; known are llama"):
+        spec.read(write(tmp_path, model_type="zzz"))
+
+
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="lacks 'num_attention_heads'"):
+        spec.read(write(tmp_path, model_type="llama"))
+
+
+def test_two_tables_for_one_model_type_fail_loudly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(architecture, "TABLES", ("llama", "llama"))
+    architecture.tables.cache_clear()
+    try:
+        with pytest.raises(RuntimeError, match="'llama' stands in another table already"):
+            architecture.tables()
+    finally:
+        architecture.tables.cache_clear()
