@@ -24,6 +24,7 @@ from exporters.reference import Reference
 
 _Lookup = Callable[[Array], Array]
 KEPT_STEPS = 3  # decode steps kept for the chip: the first, a middle one, the last
+KEPT_HEADS = 16  # positions kept for lm_head: it may give a token id only, which is right or wrong
 
 
 def climb(decoder: Decoder, folder: Path, seq_length: int, prompt: str, positions: int, out: Path) -> list[Score]:
@@ -135,7 +136,7 @@ class _Ladder:
             self._score(ONNX, graphs.LM_HEAD, None, worst, MAX_ABS_ONNX, f"logits at {len(tokens)} positions")
             self._sampling(nets, theirs[0]["m_logits"])
         calls = [Call(i, o) for i, o in zip(onnx_inputs, theirs, strict=True)]
-        self._keep(graphs.LM_HEAD, _some(calls), stepwise=True)
+        self._keep(graphs.LM_HEAD, _some(calls, KEPT_HEADS), stepwise=True)
 
     def _sampling(self, nets: dict[str, chain.Run], logits: Array) -> None:
         """greedy_head and sample_head on real logits, with values that make every filter act."""
@@ -212,8 +213,8 @@ def _all(states: States) -> list[Array]:
     return [states.prefill, *states.steps]
 
 
-def _some(calls: list[Call]) -> list[Call]:
-    """The first, a middle and the last."""
-    if len(calls) <= KEPT_STEPS:
+def _some(calls: list[Call], count: int = KEPT_STEPS) -> list[Call]:
+    """`count` of them, spread from the first to the last."""
+    if len(calls) <= count:
         return calls
-    return [calls[i] for i in np.linspace(0, len(calls) - 1, KEPT_STEPS).round().astype(int)]
+    return [calls[i] for i in np.linspace(0, len(calls) - 1, count).round().astype(int)]

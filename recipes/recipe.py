@@ -1,0 +1,252 @@
+"""Loads a recipe: what to build and how, one YAML file a model.
+
+It checks the file against a schema and reports the first fault by file, line and key. It does not look at the
+checkpoint (exporters.spec does) nor fetch it (exporters.sources does).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic_core import ErrorDetails
+
+from contract import graphs
+from contract.errors import UserError, one_of
+from contract.modes import MODES
+
+FOLDER = Path(__file__).resolve().parent
+HALF_WORDS = {graphs.BFLOAT16: "BF16", graphs.FLOAT16: "F16"}
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+HubId = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+Word = Annotated[str, Field(pattern=r"^\S.*$")]
+Count = Annotated[int, Field(gt=0, strict=True)]
+ModeName = Literal["int4", "int8", "bf16", "f16"]
+FileFormat = Literal["llama2c", "gguf"]
+
+
+class _Checked(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class HubSource(_Checked):
+    """A Hugging Face repository; without a revision its main branch."""
+
+    hub: HubId
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
+
+
+class HubFile(_Checked):
+    """One file on the hub that equals the packaged one, and the repository whose tokenizer.model belongs to it."""
+
+    hub: HubId
+    file: Word
+    sha256: Sha256
+    tokenizer: HubId
+
+
+class _Packaged(_Checked):
+    """A file inside a pinned package of a registry. `sha256` is the whole package's."""
+
+    version: Annotated[str, Field(pattern=r"^\d[\w.+-]*$")]
+    sha256: Sha256
+    file: Word
+    format: FileFormat
+
+
+class NpmSource(_Packaged):
+    npm: Annotated[str, Field(pattern=r"^(@[\w.-]+/)?\w[\w.-]*$")]
+    fallback: HubFile | None = None
+
+
+class PypiSource(_Packaged):
+    pypi: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+
+
+def _source_kind(value: object) -> str | None:
+    kinds = [k for k in ("hub", "npm", "pypi") if isinstance(value, Mapping) and k in value]
+    return kinds[0] if len(kinds) == 1 else None
+
+
+Source = Annotated[
+    Annotated[HubSource, Tag("hub")] | Annotated[NpmSource, Tag("npm")] | Annotated[PypiSource, Tag("pypi")],
+    Discriminator(_source_kind),
+]
+
+
+class Rule(_Checked):
+    """Nets of kind `net`, in mode `mode` (absent: in every mode), take weights of kind `use`.
+
+    `half` is the mode's own 16-bit type. A rule for `block` alone costs space: block_i and block_cache_i share
+    their weights in the bmodel only while they are quantised alike.
+    """
+
+    net: Literal["block", "block_cache", "lm_head"]
+    mode: ModeName | None = None
+    use: Literal["int4", "int8", "half"]
+
+
+# After a recipe's own rules. A vocabulary projection in 4 bits turns near-ties; in 8 it does not, at half the bytes.
+DEFAULT_RULES = (Rule(net="lm_head", mode="int4", use="int8"),)
+
+
+class Recipe(_Checked):
+    """`group_size`: input channels per scale in int4. `prompt`: the text that verification feeds the model."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    architecture: Word
+    source: Source
+    seq_length: Count
+    mode: ModeName
+    group_size: Count
+    rules: tuple[Rule, ...] = Field(default=(), alias="quantize")
+    prompt: Annotated[str, Field(min_length=1)]
+    head: Literal["top1", "logits"] = "top1"
+
+    def quantize(self, kind: str, mode: str) -> str:
+        """model_deploy's --quantize word for nets of `kind`. KeyError if `mode` is none of contract.modes.MODES."""
+        half = HALF_WORDS[MODES[mode].half]
+        if kind in (graphs.GREEDY_HEAD, graphs.SAMPLE_HEAD):
+            return "F32"
+        if kind in (graphs.EMBEDDING, graphs.EMBEDDING_CACHE):
+            return half
+        for rule in (*self.rules, *DEFAULT_RULES):
+            if rule.net == kind and rule.mode in (None, mode):
+                return {"int4": "W4", "int8": "W8", "half": ""}[rule.use] + half
+        return MODES[mode].quantize
+
+
+def names() -> list[str]:
+    """Every recipe of this repository."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load(name_or_path: str | Path) -> Recipe:
+    """The recipe of that name, or in that file (a path ends in .yaml or .yml). UserError on any fault in it."""
+    text = str(name_or_path)
+    if not text.endswith((".yaml", ".yml")):
+        return _load_named(text)
+    path = Path(text).expanduser()
+    if not path.is_file():
+        raise UserError("no such recipe file", text, f"name a file, or a recipe: {', '.join(names())}")
+    return _parse(path, text)
+
+
+def _load_named(name: str) -> Recipe:
+    if name not in names():
+        near = difflib.get_close_matches(name.lower(), names(), n=3, cutoff=0.5)
+        remedy = f"did you mean {one_of(near)}?" if near else f"use {one_of(names())}, or the path of a .yaml file"
+        raise UserError(f'recipe "{name}" is unknown', remedy=remedy)
+    where = f"recipes/{name}.yaml"
+    recipe = _parse(FOLDER / f"{name}.yaml", where)
+    if recipe.name != name:
+        raise UserError(f'name "{recipe.name}" is not the file\'s own', where, f"write {name}")
+    return recipe
+
+
+Location = tuple[str | int, ...]
+
+
+class _Lines(dict[Location, int]):
+    """Line of each key and list item, counted from 1."""
+
+    def nearest(self, loc: Location) -> int:
+        """The line of `loc`, or of the innermost part of the file that would hold it."""
+        return next((self[loc[:n]] for n in range(len(loc), 0, -1) if loc[:n] in self), 1)
+
+
+def _parse(path: Path, where: str) -> Recipe:
+    data, lines = _read(path, where)
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        # An unknown key explains a missing one (it is a typing slip of it), so it comes first.
+        order = {"extra_forbidden": 0, "missing": 2}
+        faults = sorted(error.errors(include_url=False), key=lambda fault: order.get(fault["type"], 1))
+        raise _explain(faults[0], lines, where) from error
+
+
+def _read(path: Path, where: str) -> tuple[Any, _Lines]:
+    """The file's data as yaml.safe_load gives it, and where each part stands. Refuses repeated keys and aliases."""
+    lines = _Lines()
+    try:
+        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+        node = loader.get_single_node()
+        if not isinstance(node, yaml.MappingNode):
+            raise UserError("a recipe is a list of `key: value` lines", f"{where}:1", "start from a file in recipes/")
+        _note_lines(node, (), lines, set(), where)
+        return loader.construct_document(node), lines
+    except UnicodeDecodeError as error:
+        raise UserError("not UTF-8 text", where, "save the file as UTF-8") from error
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UserError(f"not YAML ({error.problem})", f"{where}:{line}", "mend that line") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"not YAML ({error})".replace("\n", " "), where, "mend the file") from error
+
+
+def _note_lines(node: yaml.Node, loc: Location, lines: _Lines, seen: set[int], where: str) -> None:
+    here = f"{where}:{node.start_mark.line + 1}"
+    if id(node) in seen:
+        raise UserError("anchors and aliases are not taken", here, "write the value out")
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            lines[(*loc, index)] = item.start_mark.line + 1
+            _note_lines(item, (*loc, index), lines, seen, where)
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
+                raise UserError("this key is not a word", f"{where}:{line}", "quote it, or mend it")
+            if (*loc, key.value) in lines:
+                raise UserError(
+                    f'key "{key.value}" stands here again, after line {lines[(*loc, key.value)]}',
+                    f"{where}:{line}",
+                    "remove one of the two",
+                )
+            lines[(*loc, key.value)] = line
+            _note_lines(value, (*loc, key.value), lines, seen, where)
+
+
+def _explain(fault: ErrorDetails, lines: _Lines, where: str) -> UserError:
+    # pydantic puts the union's tag into the location of what lies inside `source`.
+    loc = tuple(p for i, p in enumerate(fault["loc"]) if not (i == 1 and fault["loc"][0] == "source"))
+    key, at, value = loc[-1], f"{where}:{lines.nearest(loc)}", fault["input"]
+    if fault["type"] == "extra_forbidden":
+        known = _keys_at(fault["loc"])
+        near = difflib.get_close_matches(str(key), known, n=1)
+        return UserError(f'key "{key}" is unknown', at, f"did you mean {near[0]}?" if near else f"use {one_of(known)}")
+    if fault["type"] == "missing":
+        inside = f" in {loc[-2]}" if len(loc) > 1 and isinstance(loc[-2], str) else ""
+        return UserError(f'key "{key}" is missing{inside}', at, f"add a line `{key}: …`")
+    if fault["type"].startswith("union_tag"):
+        return UserError("source names no place to fetch from", at, "give it one of the keys hub, npm or pypi")
+    label = f"{loc[-2]} {key + 1}" if isinstance(key, int) else str(key)
+    shown = f'"{value}"' if isinstance(value, str) else repr(value)
+    if fault["type"] == "literal_error":
+        allowed = fault["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+        return UserError(f"{label} {shown} is unknown", at, f"use {one_of(allowed)}")
+    if fault["type"] in ("int_type", "greater_than"):
+        return UserError(f"{label} {shown} is not a positive whole number", at, f"write a number, as in `{label}: 64`")
+    if fault["type"] == "string_type":
+        return UserError(f"{label} {shown} is not text", at, "put it in quotes")
+    return UserError(f"{label} {shown} is not taken ({fault['msg']})", at, "compare with the files in recipes/")
+
+
+def _keys_at(loc: Location) -> list[str]:
+    """The keys that the schema takes beside the last one of `loc` (a location as pydantic gives it)."""
+    models: dict[Location, type[BaseModel]] = {
+        (): Recipe,
+        ("source", "hub"): HubSource,
+        ("source", "npm"): NpmSource,
+        ("source", "pypi"): PypiSource,
+        ("source", "npm", "fallback"): HubFile,
+    }
+    model = Rule if loc[0] == "quantize" else models[loc[:-1]]
+    return [field.alias or name for name, field in model.model_fields.items()]
