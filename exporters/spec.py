@@ -91,3 +91,21 @@ def llama_like(config: dict[str, Any]) -> DecoderSpec:
         dtype=str(config.get("dtype") or config.get("torch_dtype") or "float32"),
         layer_kinds=(0,) * layers,
     )
+
+
+def from_sizes(model_type: str, sizes: Any) -> DecoderSpec:
+    """What a recipe promises of its checkpoint (recipes.recipe.Sizes), before the checkpoint is here."""
+    from exporters.architecture import find
+
+    config = {
+        "model_type": model_type,
+        "num_hidden_layers": sizes.layers,
+        "hidden_size": sizes.hidden,
+        "intermediate_size": sizes.intermediate,
+        "num_attention_heads": sizes.heads,
+        "num_key_value_heads": sizes.kv_heads,
+        "vocab_size": sizes.vocab,
+        "max_position_embeddings": sizes.max_positions,
+        "tie_word_embeddings": sizes.tied,
+    }
+    return find(model_type).read(config)

@@ -95,12 +95,29 @@ class Rule(_Checked):
 DEFAULT_RULES = (Rule(net="lm_head", mode="int4", use="int8"),)
 
 
+class Sizes(_Checked):
+    """The sizes of the published checkpoint, so that a build can be planned, and refused, before it is fetched."""
+
+    layers: Count
+    hidden: Count
+    intermediate: Count
+    heads: Count
+    kv_heads: Count
+    vocab: Count
+    max_positions: Count
+    tied: bool = False
+
+
 class Recipe(_Checked):
-    """`group_size`: input channels per scale in int4. `prompt`: the text that verification feeds the model."""
+    """`group_size`: input channels per scale in int4. `prompt`: the text that verification feeds the model.
+
+    Without `sizes` nothing is known of the model until its checkpoint is here.
+    """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
     architecture: Word
     source: Source
+    sizes: Sizes | None = None
     seq_length: Count
     mode: ModeName
     group_size: Count
@@ -234,6 +251,8 @@ def _explain(fault: ErrorDetails, lines: _Lines, where: str) -> UserError:
         return UserError(f"{label} {shown} is unknown", at, f"use {one_of(allowed)}")
     if fault["type"] in ("int_type", "greater_than"):
         return UserError(f"{label} {shown} is not a positive whole number", at, f"write a number, as in `{label}: 64`")
+    if fault["type"] in ("bool_type", "bool_parsing"):
+        return UserError(f"{label} {shown} is neither true nor false", at, "write true or false")
     if fault["type"] == "string_type":
         return UserError(f"{label} {shown} is not text", at, "put it in quotes")
     return UserError(f"{label} {shown} is not taken ({fault['msg']})", at, "compare with the files in recipes/")
@@ -247,6 +266,7 @@ def _keys_at(loc: Location) -> list[str]:
         ("source", "npm"): NpmSource,
         ("source", "pypi"): PypiSource,
         ("source", "npm", "fallback"): HubFile,
+        ("sizes",): Sizes,
     }
     model = Rule if loc[0] == "quantize" else models[loc[:-1]]
     return [field.alias or name for name, field in model.model_fields.items()]

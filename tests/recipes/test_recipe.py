@@ -23,6 +23,7 @@ group_size: 64
 quantize:
   - {net: lm_head, mode: int4, use: int8}
 prompt: "Hello"
+sizes: {layers: 2, hidden: 64, intermediate: 128, heads: 2, kv_heads: 1, vocab: 100, max_positions: 512, tied: true}
 """
 WANTED = {
     *("stories15m", "smollm2-135m", "llama2-7b", "llama2-13b", "llama3-8b", "yi-6b", "yi-34b"),
@@ -45,6 +46,8 @@ def test_every_recipe_loads(name: str) -> None:
     loaded = recipe.load(name)
     assert loaded.name == name
     assert loaded.architecture in ("llama", "qwen2")
+    assert loaded.sizes is not None
+    assert loaded.seq_length <= loaded.sizes.max_positions
 
 
 def test_the_schema_takes_the_contracts_values() -> None:
@@ -107,6 +110,9 @@ def test_the_first_rule_that_matches_wins(tmp_path: Path) -> None:
         ("name: tiny", "name: ../tiny", ':1: name "../tiny" is not taken'),
         ("llama", "!!python/object:os.system ls", ":2: not YAML (could not determine a constructor for the tag"),
         ("llama", "{", ":4: not YAML ("),
+        ("heads: 2", "head: 2", ':11: key "head" is unknown; did you mean heads?'),
+        ("heads: 2", "heads: 0", ":11: heads 0 is not a positive whole number"),
+        ("vocab: 100, ", "", ':11: key "vocab" is missing in sizes; add a line'),
         ("name: tiny", "? [a]\n: b", ":1: this key is not a word; quote it, or mend it"),
         ("name: tiny", "1: b", ":1: this key is not a word"),
         ("mode: int4\n", "mode: &m int4\nhead: *m\n", ":6: anchors and aliases are not taken; write the value out"),
