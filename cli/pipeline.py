@@ -1,0 +1,269 @@
+"""The straight line: recipe, checkpoint, plan, build folder, ladder, manifest, report. It prints nothing itself.
+
+Everything that can be refused is refused by `prepare`, before any work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from compile import executor, plan, profile, progress, report, toolchain
+from compile import script as scripts
+from compile.digest import Digests
+from contract import ladder
+from contract import manifest as manifests
+from contract.errors import UserError, one_of
+from contract.ladder import Score
+from contract.manifest import Manifest
+from exporters import spec as specs
+from exporters.architecture import find
+from recipes.recipe import Recipe, load
+
+Say = Callable[[str], None]
+VERIFY = ("full", "host", "none")
+# Everything a tokenizer and a chat need, as the libraries name their files; never weights.
+CONFIG_FILES = (
+    *("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.*", "merges.txt", "*.model", "*.tiktoken", "chat_template*", "*processor_config.json"),
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for; None where the recipe decides."""
+
+    recipe: str
+    model: str | None
+    out: Path
+    mode: str | None
+    chip: str
+    devices: int
+    seq_length: int | None
+    head: str | None
+    group_size: int | None
+    jobs: int
+    toolchain: str
+    verify: str
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace) -> Request:
+        """UserError for what is no number, or no way to verify."""
+        if args.verify not in VERIFY:
+            raise UserError(f'"{args.verify}" is unknown', "--verify", f"use {one_of(VERIFY)}")
+        return cls(
+            recipe=args.recipe,
+            model=args.model,
+            out=args.out,
+            mode=args.mode,
+            chip=args.chip,
+            devices=_positive(args.devices, "--devices") or 1,
+            seq_length=_positive(args.seq_length, "--seq-length"),
+            head=args.head,
+            group_size=_positive(args.group_size, "--group-size"),
+            jobs=_positive(args.jobs, "--jobs") or 1,
+            toolchain=args.toolchain,
+            verify=args.verify,
+        )
+
+
+def _positive(text: str | None, option: str) -> int | None:
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise UserError(f'"{text}" is no positive whole number', option, "give one, such as 512")
+    return int(text)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A build that nothing is known to stand against."""
+
+    request: Request
+    recipe: Recipe
+    model_dir: Path
+    spec: specs.DecoderSpec
+    options: plan.Options
+    plan: plan.Plan
+    toolchain: toolchain.Toolchain
+
+
+def prepare(request: Request, say: Say) -> Prepared:
+    """Check everything, fetch the checkpoint if it is not here, plan. UserError for whatever is wrong."""
+    from exporters import sources
+    from exporters.checkpoint import Checkpoint
+
+    recipe = load(request.recipe)
+    options = plan.Options(
+        mode=request.mode or recipe.mode,
+        chip=request.chip,
+        devices=request.devices,
+        seq_length=request.seq_length or recipe.seq_length,
+        head=request.head or recipe.head,
+        group_size=request.group_size or recipe.group_size,
+    )
+    plan.check_values(options)
+    model_dir = sources.resolve(recipe, request.model, sources.cache_folder(), say)
+    spec = specs.read(model_dir)
+    made = plan.make_plan(recipe, spec, model_dir, request.out, options)
+    Checkpoint(model_dir).require(find(spec.model_type).required_weights(spec))
+    tools = toolchain.find(request.toolchain, made.folder)
+    return Prepared(request, recipe, model_dir, spec, options, made, tools)
+
+
+def script(prepared: Prepared) -> str:
+    """The plan as a shell script."""
+    return scripts.render(
+        prepared.plan, {toolchain.EXPORTER: toolchain.exporter(), toolchain.COMPILER: prepared.toolchain.runner}
+    )
+
+
+def run(prepared: Prepared) -> Path:
+    """Carry the plan out and put the build folder together, not yet judged. StepFailed for a failing step."""
+    made = prepared.plan
+    if prepared.request.verify == "none":
+        made = replace(made, steps=tuple(step for step in made.steps if step.name != plan.PARITY))
+    started = time.monotonic()
+    records = executor.run(made, toolchain.runners(prepared.toolchain), prepared.request.jobs, progress.display())
+    _publish(made.folder / "work" / plan.COMBINE / made.bmodel, made.folder / made.bmodel)
+    _copy_config(prepared.model_dir, made.folder / "config")
+    manifest = _manifest(prepared, {name: record.seconds for name, record in records.items()})
+    manifest.seconds["wall"] = time.monotonic() - started
+    manifests.write(manifest, made.folder)
+    return made.folder
+
+
+def judge(folder: Path, verify: str, say: Say) -> Manifest:
+    """Climb the rungs that `verify` asks for, and write the verdict into manifest and report."""
+    manifest = manifests.read(folder)
+    scores: list[Score] = []
+    if verify != "none":
+        scores = _host_scores(folder)
+    if verify == "full":
+        scores += _chip_scores(folder, manifest, say)
+    failure = ladder.first_failure(scores)
+    manifest.parity = [score.as_json() for score in scores]
+    manifest.status = manifests.FAILED if failure else manifests.VERIFIED
+    manifest.reason = _reason(failure) if failure else ""
+    if verify != "full" and not failure:
+        manifest.status = manifests.UNVERIFIED
+        manifest.reason = "the bmodel itself was not run" if verify == "host" else "verification was off"
+    manifests.write(manifest, folder)
+    report.write_report(manifest, folder)
+    return manifest
+
+
+def climb_again(folder: Path, say: Say) -> None:
+    """Run the host's rungs once more, where the checkpoint and the ONNX are still here."""
+    manifest = manifests.read(folder)
+    model, work = Path(manifest.model["path"]), folder / "work"
+    if not model.is_dir() or not next(work.glob("bind.*"), None):
+        say("checkpoint or ONNX are not here: the rungs of the host stand as the build found them")
+        return
+    say("comparing Hugging Face, patched torch and ONNX Runtime")
+    part, log = work / f"{plan.PARITY}.part", folder / "logs" / f"{plan.PARITY}.log"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    options = manifest.options
+    command = plan.parity_command(str(model), options["seq_length"], options["devices"], options["prompt"])
+    with log.open("w") as out:
+        done = subprocess.run(
+            [sys.executable, *command[1:]], cwd=part, stdout=out, stderr=subprocess.STDOUT, check=False
+        )
+    if done.returncode:
+        raise UserError("the comparison on the host failed", str(log), "read the log's last lines")
+    for made in part.iterdir():  # step.json, the step's identity, stays as it was
+        target = work / plan.PARITY / made.name
+        shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+        made.rename(target)
+    part.rmdir()
+
+
+def _host_scores(folder: Path) -> list[Score]:
+    path = folder / "work" / plan.PARITY / "parity.json"
+    if path.is_file():
+        return [ladder.score_from_json(s) for s in json.loads(path.read_text(encoding="utf-8"))]
+    known = map(ladder.score_from_json, manifests.read(folder).parity)
+    return [score for score in known if score.rung in (ladder.PATCHED, ladder.ONNX)]
+
+
+def _chip_scores(folder: Path, manifest: Manifest, say: Say) -> list[Score]:
+    from runtime import verify
+    from runtime.engine import Engine
+
+    reference, mode = folder / "work" / plan.PARITY / "reference", manifest.options["mode"]
+    if not reference.is_dir():
+        raise UserError("no reference to compare with", str(reference), "build again, without --verify none")
+    say("running the bmodel against ONNX Runtime, net by net, then token by token")
+    with Engine(folder / manifest.bmodel, manifest.options["chip"]) as engine:
+        return verify.chip_scores(engine, reference, mode) + verify.token_scores(engine, reference, mode)
+
+
+def _reason(failure: Score) -> str:
+    where = failure.net if failure.layer is None else f"{failure.net} (layer {failure.layer})"
+    return f"rung {failure.rung}: {where} has {failure.metric} {failure.value:.6g}, the bar is {failure.bar:.6g}"
+
+
+def _publish(made: Path, target: Path) -> None:
+    """The finished bmodel at the top of the build folder: a second name where the disk can, else a copy; whole."""
+    part = target.with_suffix(".part")
+    part.unlink(missing_ok=True)
+    try:
+        os.link(made, part)
+    except OSError:
+        shutil.copyfile(made, part)
+    os.replace(part, target)
+
+
+def _copy_config(model_dir: Path, config: Path) -> None:
+    config.mkdir(exist_ok=True)
+    for pattern in CONFIG_FILES:
+        for file in model_dir.glob(pattern):
+            shutil.copyfile(file, config / file.name)
+
+
+def _manifest(prepared: Prepared, seconds: dict[str, float]) -> Manifest:
+    made, recipe, spec, options = prepared.plan, prepared.recipe, prepared.spec, prepared.options
+    work = made.folder / "work"
+    digests = Digests(work / "digests.json")
+    nets = {
+        net.name: {
+            "kind": net.kind,
+            "layer": net.layer,
+            "quantize": recipe.quantize(net.kind, options.mode),
+            "cycles": profile.cycles(work / net.name, options.devices),
+            "bytes": (work / net.name / f"{net.name}.bmodel").stat().st_size,
+            "seconds": seconds[net.name],
+        }
+        for net in made.nets
+    }
+    model: dict[str, Any] = {
+        "path": str(prepared.model_dir.absolute()),
+        "source": recipe.source.model_dump(exclude_none=True) if prepared.request.model is None else None,
+        "model_type": spec.model_type,
+        "dtype": spec.dtype,
+        "heads": spec.heads,
+        "intermediate": spec.intermediate,
+        "digest": digests.path(prepared.model_dir),
+    }
+    versions = {**toolchain.exporter_versions(), "tpu_mlir": prepared.toolchain.version()}
+    return Manifest(
+        name=made.folder.name,
+        bmodel=made.bmodel,
+        recipe=recipe.name,
+        model=model,
+        options={**asdict(options), "prompt": recipe.prompt, "bytes": (made.folder / made.bmodel).stat().st_size},
+        geometry=asdict(spec.geometry(options.seq_length, plan.MODES[options.mode].half)),
+        tools=versions,
+        nets=nets,
+        seconds=dict(seconds),
+    )
