@@ -9,8 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-VERIFY = ("full", "host", "none")
-
 
 def add_parsers(subparsers: Any) -> None:
     """Registers both commands; each sets `run`, a function of the parsed arguments that gives the exit code."""
@@ -37,11 +35,12 @@ def add_parsers(subparsers: Any) -> None:
 
 def _build(args: argparse.Namespace) -> int:
     from cli import pipeline
+    from cli.prepare import Request, prepare, script
     from compile.executor import StepFailed
 
-    prepared = pipeline.prepare(pipeline.Request.from_args(args), _say)
+    prepared = prepare(Request.from_args(args), _say)
     if args.plan:
-        print(pipeline.script(prepared))
+        print(script(prepared))
         return 0
     try:
         built = pipeline.run(prepared)

@@ -20,13 +20,14 @@ def add_parsers(subparsers: Any) -> None:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    from cli import main, pipeline
+    from cli import main
+    from cli.prepare import Request, prepare
 
     code = main.main(["build", RECIPE, "--out", str(args.out)])
     if code:
         return code
-    request = pipeline.Request(RECIPE, None, args.out, None, "bm1684x", 1, None, None, None, 1, "auto", "full")
-    prepared = pipeline.prepare(request, lambda line: None)
+    request = Request(RECIPE, None, args.out, None, "bm1684x", 1, None, None, None, 1, "auto", "full")
+    prepared = prepare(request, lambda line: None)
     print(f"\nHugging Face, float32:\n{_hugging_face(prepared.model_dir, args.prompt, args.tokens)}\n")
     print(f"{prepared.plan.bmodel}, on the simulator:\n{args.prompt}", end="", flush=True)
     words = ["--prompt", args.prompt, "--max-new-tokens", str(args.tokens)]

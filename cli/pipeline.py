@@ -1,130 +1,32 @@
-"""The straight line: recipe, checkpoint, plan, build folder, ladder, manifest, report. It prints nothing itself.
-
-Everything that can be refused is refused by `prepare`, before any work.
-"""
+"""The straight line: plan, build folder, ladder, manifest, report. It prints nothing itself."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from cli.prepare import Prepared, Say
 from compile import executor, plan, profile, progress, report, toolchain
-from compile import script as scripts
 from compile.digest import Digests
 from contract import ladder
 from contract import manifest as manifests
-from contract.errors import UserError, one_of
+from contract.errors import UserError
 from contract.ladder import Score
 from contract.manifest import Manifest
-from exporters import spec as specs
-from exporters.architecture import find
-from recipes.recipe import Recipe, load
+from contract.modes import MODES
 
-Say = Callable[[str], None]
-VERIFY = ("full", "host", "none")
 # Everything a tokenizer and a chat need, as the libraries name their files; never weights.
 CONFIG_FILES = (
     *("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.*", "merges.txt", "*.model", "*.tiktoken", "chat_template*", "*processor_config.json"),
 )
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the user asked for; None where the recipe decides."""
-
-    recipe: str
-    model: str | None
-    out: Path
-    mode: str | None
-    chip: str
-    devices: int
-    seq_length: int | None
-    head: str | None
-    group_size: int | None
-    jobs: int
-    toolchain: str
-    verify: str
-
-    @classmethod
-    def from_args(cls, args: argparse.Namespace) -> Request:
-        """UserError for what is no number, or no way to verify."""
-        if args.verify not in VERIFY:
-            raise UserError(f'"{args.verify}" is unknown', "--verify", f"use {one_of(VERIFY)}")
-        return cls(
-            recipe=args.recipe,
-            model=args.model,
-            out=args.out,
-            mode=args.mode,
-            chip=args.chip,
-            devices=_positive(args.devices, "--devices") or 1,
-            seq_length=_positive(args.seq_length, "--seq-length"),
-            head=args.head,
-            group_size=_positive(args.group_size, "--group-size"),
-            jobs=_positive(args.jobs, "--jobs") or 1,
-            toolchain=args.toolchain,
-            verify=args.verify,
-        )
-
-
-def _positive(text: str | None, option: str) -> int | None:
-    if text is None:
-        return None
-    if not text.isascii() or not text.isdigit() or int(text) == 0:
-        raise UserError(f'"{text}" is no positive whole number', option, "give one, such as 512")
-    return int(text)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A build that nothing is known to stand against."""
-
-    request: Request
-    recipe: Recipe
-    model_dir: Path
-    spec: specs.DecoderSpec
-    options: plan.Options
-    plan: plan.Plan
-    toolchain: toolchain.Toolchain
-
-
-def prepare(request: Request, say: Say) -> Prepared:
-    """Check everything, fetch the checkpoint if it is not here, plan. UserError for whatever is wrong."""
-    from exporters import sources
-    from exporters.checkpoint import Checkpoint
-
-    recipe = load(request.recipe)
-    options = plan.Options(
-        mode=request.mode or recipe.mode,
-        chip=request.chip,
-        devices=request.devices,
-        seq_length=request.seq_length or recipe.seq_length,
-        head=request.head or recipe.head,
-        group_size=request.group_size or recipe.group_size,
-    )
-    plan.check_values(options)
-    model_dir = sources.resolve(recipe, request.model, sources.cache_folder(), say)
-    spec = specs.read(model_dir)
-    made = plan.make_plan(recipe, spec, model_dir, request.out, options)
-    Checkpoint(model_dir).require(find(spec.model_type).required_weights(spec))
-    tools = toolchain.find(request.toolchain, made.folder)
-    return Prepared(request, recipe, model_dir, spec, options, made, tools)
-
-
-def script(prepared: Prepared) -> str:
-    """The plan as a shell script."""
-    return scripts.render(
-        prepared.plan, {toolchain.EXPORTER: toolchain.exporter(), toolchain.COMPILER: prepared.toolchain.runner}
-    )
 
 
 def run(prepared: Prepared) -> Path:
@@ -262,7 +164,7 @@ def _manifest(prepared: Prepared, seconds: dict[str, float]) -> Manifest:
         recipe=recipe.name,
         model=model,
         options={**asdict(options), "prompt": recipe.prompt, "bytes": (made.folder / made.bmodel).stat().st_size},
-        geometry=asdict(spec.geometry(options.seq_length, plan.MODES[options.mode].half)),
+        geometry=asdict(spec.geometry(options.seq_length, MODES[options.mode].half)),
         tools=versions,
         nets=nets,
         seconds=dict(seconds),

