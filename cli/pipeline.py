@@ -48,6 +48,9 @@ def judge(folder: Path, verify: str, say: Say) -> Manifest:
     """Climb the rungs that `verify` asks for, and write the verdict into manifest and report."""
     manifest = manifests.read(folder)
     scores: list[Score] = []
+    split = manifest.options["devices"] > 1
+    if verify == "full" and split:
+        verify = "host"  # runtime takes nets for one device only
     if verify != "none":
         scores = _host_scores(folder)
     if verify == "full":
@@ -59,6 +62,8 @@ def judge(folder: Path, verify: str, say: Say) -> Manifest:
     if verify != "full" and not failure:
         manifest.status = manifests.UNVERIFIED
         manifest.reason = "the bmodel itself was not run" if verify == "host" else "verification was off"
+        if split and verify == "host":
+            manifest.reason += f": it is split over {manifest.options['devices']} devices"
     manifests.write(manifest, folder)
     report.write_report(manifest, folder)
     return manifest
