@@ -1,0 +1,94 @@
+"""One model_transform per distinct graph: layers that differ in weights only share its mlir.
+
+A top mlir is text that names its weights by their initializer names, and one npz that holds them; the exporter's
+weights.npz holds a layer's under the same names. So another layer's mlir is the same text naming another file, made in
+0.1 s and no space, where a transform takes 4 s (of which 3 s are imports) and a copy of the weights.
+
+    seal  after model_transform of one layer, checks that this holds: the compiler kept every weight, unchanged.
+    bind  writes a layer's mlir from the template. Where the template did not hold, or the layer's graph is another,
+          it runs the command that stands after `--` instead, and says so.
+
+It runs as a script in the compiler's environment (`python3 -I rebind.py`): numpy only, nothing of ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+TEMPLATE = "template.json"
+_HEADER = re.compile(r'^module @(\S+) (.*?module\.weight_file = ")([^"]*)"', re.MULTILINE)
+
+
+def seal(name: str, onnx: Path, weights: Path) -> None:
+    """Make `<name>.mlir` in the current folder, transformed from `onnx`, a template; drop its copy of the weights."""
+    own = Path(_header(Path(f"{name}.mlir").read_text(encoding="utf-8")).group(3))
+    reason = _difference(own, weights)
+    if reason:
+        print(f"{name}: every layer is transformed by itself: {reason}")
+    data = {"name": name, "onnx": _sha256(onnx), "reason": reason}
+    Path(TEMPLATE).write_text(json.dumps(data) + "\n", encoding="utf-8")
+    own.unlink()
+
+
+def _difference(own: Path, weights: Path) -> str:
+    """Why the compiler's arrays cannot stand for the exporter's; empty if they can.
+
+    An array too few may have been folded away for its values (a bias of zeros), one too many may have been computed.
+    """
+    with np.load(own) as ours, np.load(weights) as theirs:
+        odd = sorted(set(ours.files) ^ set(theirs.files))
+        if odd:
+            return f"{odd[0]} is in {(own if odd[0] in ours.files else weights).name} only"
+        changed = [k for k in ours.files if ours[k].dtype != np.float32 or not np.array_equal(ours[k], theirs[k])]
+    return f"{changed[0]} was changed" if changed else ""
+
+
+def bind(template: Path, onnx: Path, weights: Path, name: str) -> str:
+    """Write `<name>.mlir` into the current folder, naming `weights`; or say why the template does not fit."""
+    data = json.loads((template / TEMPLATE).read_text(encoding="utf-8"))
+    if data["reason"]:
+        return str(data["reason"])
+    if data["onnx"] != _sha256(onnx):
+        return f"{onnx.name} is another graph than the template's"
+    text = (template / f"{data['name']}.mlir").read_text(encoding="utf-8")
+    header = _header(text)
+    text = f'{text[: header.start()]}module @{name} {header.group(2)}{weights}"{text[header.end() :]}'
+    Path(f"{name}.mlir").write_text(text, encoding="utf-8")
+    return ""
+
+
+def _header(mlir: str) -> re.Match[str]:
+    found = _HEADER.search(mlir)
+    if not found:
+        raise SystemExit("the mlir names no weight file: not a top mlir of tpu-mlir 1.30")
+    return found
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def main(argv: list[str]) -> int:
+    """seal NAME ONNX WEIGHTS | bind TEMPLATE_DIR ONNX WEIGHTS NAME -- COMMAND..."""
+    if argv[:1] == ["seal"] and len(argv) == 4:
+        seal(argv[1], Path(argv[2]), Path(argv[3]))
+        return 0
+    if argv[:1] == ["bind"] and argv[5:6] == ["--"] and len(argv) > 6:
+        reason = bind(Path(argv[1]), Path(argv[2]), Path(argv[3]), argv[4])
+        if not reason:
+            return 0
+        print(f"{argv[4]}: transformed by itself: {reason}", flush=True)
+        return subprocess.run(argv[6:], check=False).returncode
+    print(main.__doc__, file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

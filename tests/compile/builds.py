@@ -1,0 +1,51 @@
+"""Plans for the tests: real recipes with their published sizes, and builds of small Python steps."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from compile.plan import Options, Plan, Step, make_plan
+from compile.toolchain import Runner
+from exporters.spec import DecoderSpec, from_sizes
+from recipes.recipe import Recipe, load
+
+
+def recipe_and_spec(name: str) -> tuple[Recipe, DecoderSpec]:
+    recipe = load(name)
+    return recipe, from_sizes(recipe.architecture, recipe.sizes)
+
+
+def options(recipe: Recipe, **changes: object) -> Options:
+    values = {
+        "mode": recipe.mode,
+        "chip": "bm1684x",
+        "devices": 1,
+        "seq_length": recipe.seq_length,
+        "head": "top1",
+        "group_size": recipe.group_size,
+    }
+    return Options(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def recipe_plan(name: str, **changes: object) -> Plan:
+    recipe, spec = recipe_and_spec(name)
+    return make_plan(recipe, spec, Path("/models") / name, Path("/builds"), options(recipe, **changes))
+
+
+RUNNERS = {"exporter": Runner((str(Path(sys.executable).parent),)), "compiler": Runner(identity="one")}
+
+
+def step(name: str, code: str, *inputs: str, outputs: tuple[str, ...] = ("out.txt",), **more: object) -> Step:
+    """A step that runs Python `code` in its folder."""
+    return Step(name, ((sys.executable, "-c", code),), inputs, outputs, "exporter", **more)  # type: ignore[arg-type]
+
+
+def small_plan(folder: Path, *steps: Step) -> Plan:
+    return Plan(folder, steps, (), 0)
+
+
+def write(text: str) -> str:
+    """Code of a step that leaves a mark of each run beside the build folder, then writes out.txt."""
+    mark = "import os; open(os.path.join('..', '..', 'runs'), 'a').write(os.path.basename(os.getcwd()) + '\\n')"
+    return f"{mark}; open('out.txt', 'w').write({text})"
