@@ -40,7 +40,7 @@ def _build(args: argparse.Namespace) -> int:
 
     prepared = prepare(Request.from_args(args), _say)
     if args.plan:
-        print(script(prepared))
+        print(script(prepared), end="")
         return 0
     try:
         built = pipeline.run(prepared)
