@@ -1,0 +1,144 @@
+"""Looks into a .bmodel file without the vendor's library, which trusts the file and dies of a bad one.
+
+A bmodel is a 64-byte header, a flatbuffer that describes the nets, and one block of binary data (weights and
+commands). Everything that the library will follow is checked here first; weights themselves are not.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from contract.errors import UserError
+from contract.graphs import EMBEDDING, EMBEDDING_CACHE, LM_HEAD
+from runtime.flatbuffer import Corrupt, Reader
+
+MAGIC = 0xFF55AAEE
+_HEADER = "<IIIQ44x"  # magic, header bytes, flatbuffer bytes, binary bytes, reserved
+_MAX_DIMS = 8
+
+# The tables of the vendor's bmodel.fbs, fields in the order of their ids.
+_READER = Reader(
+    """
+Model type:string! version:string! time:string! chip:string! net:[Net]! neuron_size:u64 kernel_module:KernelModule \
+device_num:u32 cpuop_module:CpuopModule bmodel_type:u32 lib_backend:Binary
+KernelModule file_name:string! binary:Binary! mode:i32
+CpuopModule file_name:string! binary:Binary!
+Net name:string! net_static:[Unused] net_dynamic:[Unused] parameter:[NetParameter] cascade:Cascade addr_mode:i32
+Unused
+Cascade device_id:u32 step:u32 main_name:string
+NetParameter input_tensor:[Tensor]! output_tensor:[Tensor]! ctx_addr:u64 ctx_size:u64 coeff_mem:CoeffMem \
+is_dynamic:i32 n_dynamic:i32 h_w_dynamic:i32 cmd_group:[CmdGroup] net_profile:Binary stage_ir:[StageIR] \
+binary_ir:Binary sub_net:[SubNet] cpu_mem_size:u32 ctx_sizes:[u64] net_stat:Binary core_num:u32 io_addr:u64 \
+io_size:u64 tensor_loc:Binary dynamic_ctx_addr:u64 dynamic_coeff_offset:u64 dynamic_combined_coeff_offset:u64
+SubNet subnet_mode:i32 cmd_group:[CmdGroup] cpu_param:[CpuParam] input_tensor:[Tensor] output_tensor:[Tensor] \
+is_dynamic:i32 ir_offset:u32 ir_len:u32 n_dynamic:i32 h_w_dynamic:i32 id:i32 next_subnet_ids:[i32] \
+merge_param:MergeParam switch_param:SwitchParam core_commands:[CoreCommands] run_core:u32
+Tensor name:string! data_type:u32 gmem_stmode:i32 device_addr:u64 size:u64 shape:[Shape] mem_type:u32 scale:f32 \
+cpu_addr:u32 pad_h:u32 zero_point:i32 hidden:i32 index:i32 relentry:RelEntry
+Shape dim:[u64]
+CoeffMem address:u64 check_code:[u8] binary_coeff:Binary location:[Location] encrypt_mode:i32 decrypt_size:u64
+Location name:string! offset:u64 size:u64
+CmdGroup bdc_num:u32 gdma_num:u32 binary_bdc:Binary binary_gdma:Binary bdc_cmd_byte:u32 gdma_cmd_byte:u32 \
+reloc_entries:[RelEntry]
+CoreCommands gdma_tiu_commands:[CmdGroup] sdma_commands:[Binary] hau_commands:[Binary] cdma_commands:[Binary]
+StageIR ir_info_len:u32 height_high:i32 height_low:i32 width_high:i32 width_low:i32
+CpuParam op_type:i32 binary_param:Binary cpu_const:[CpuConst] is_custom:i32
+CpuConst name:string const_data:Binary check_code:[u8]
+MergeParam output_from:[OutputFrom]
+OutputFrom indice:[i32]
+SwitchParam output_from:[i32] output_branch:[i32]
+""",
+    structs={"Binary": "<QQ", "RelEntry": "<III"},
+)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """`chip`: as in contract.modes. `devices`: how many chips one model spans. `nets`: names, in file order.
+
+    `vocab`: token ids that the embedding takes, None where the file does not say. From the logits where the head
+    gives them; else from the embedding's bytes, which padding to 4096 may make a few rows too many.
+    """
+
+    chip: str
+    devices: int
+    nets: tuple[str, ...]
+    vocab: int | None
+
+
+def read(path: Path) -> Summary:
+    """Checks the file and says what it is for. UserError: missing, not a bmodel, truncated, corrupt."""
+    described, binary_bytes = _description(path)
+    try:
+        model = _READER.read(described, "Model")
+        _check(model, binary_bytes)
+    except Corrupt as error:
+        raise UserError(f"its description is corrupt ({error})", str(path), "copy or build it again") from error
+    nets = {net["name"]: net["parameter"][0] for net in model["net"]}
+    return Summary(model["chip"].lower(), max(1, model["device_num"] or 1), tuple(nets), _vocab(nets))
+
+
+def require_chip(path: Path, chip: str) -> Summary:
+    """As read(), and refuses a bmodel that was built for another chip."""
+    summary = read(path)
+    if summary.chip != chip:
+        raise UserError(f"built for {summary.chip}, not {chip}", str(path), f"build it with --chip {chip}")
+    return summary
+
+
+def _description(path: Path) -> tuple[bytes, int]:
+    """The flatbuffer's bytes, and how many bytes of binary data follow it."""
+    if not path.is_file():
+        what = "is a directory" if path.is_dir() else "no such file"
+        raise UserError(what, str(path), "name a .bmodel file")
+    with path.open("rb") as file:
+        head = file.read(struct.calcsize(_HEADER))
+        if len(head) < 4 or struct.unpack_from("<I", head)[0] != MAGIC:
+            raise UserError("not a bmodel", str(path), "name a .bmodel file that tpu-mlir made")
+        size = os.fstat(file.fileno()).st_size
+        if len(head) < struct.calcsize(_HEADER):
+            raise UserError(f"truncated: {size} bytes", str(path), "copy or build it again")
+        _, header_bytes, described_bytes, binary_bytes = struct.unpack(_HEADER, head)
+        announced = header_bytes + described_bytes + binary_bytes
+        if header_bytes != len(head):
+            raise UserError(f"its header is corrupt ({header_bytes} bytes)", str(path), "copy or build it again")
+        if size < announced:
+            raise UserError(f"truncated: {size} bytes of {announced}", str(path), "copy or build it again")
+        return file.read(described_bytes), binary_bytes
+
+
+def _check(node: Any, binary_bytes: int, kind: str = "") -> None:
+    """Ranges of binary data lie inside the file, shapes fit the library's arrays, every net has a stage."""
+    if isinstance(node, dict):
+        for field, value in node.items():
+            _check(value, binary_bytes, field)
+        if "dim" in node and not (node["dim"] and len(node["dim"]) <= _MAX_DIMS and all(node["dim"])):
+            raise Corrupt("shape")
+        for field in ("parameter", "input_tensor", "output_tensor", "shape"):
+            if field in node and not node[field]:
+                raise Corrupt(f"{node.get('name', kind)} has no {field}")
+    elif isinstance(node, list):
+        for value in node:
+            _check(value, binary_bytes, kind)
+    elif isinstance(node, tuple) and len(node) == 2 and sum(node) > binary_bytes:
+        raise Corrupt(f"{kind} lies outside the file")
+
+
+def _vocab(nets: dict[str, Any]) -> int | None:
+    if LM_HEAD in nets:
+        logits = nets[LM_HEAD]["output_tensor"][0]
+        if not logits["data_type"]:  # float32 is 0, and a flatbuffer leaves zeros out
+            return int(logits["shape"][0]["dim"][-1])
+    for name in (EMBEDDING_CACHE, EMBEDDING):
+        weights = nets.get(name, {}).get("coeff_mem") or {}
+        tables = weights.get("location") or []
+        if len(tables) == 1:
+            out = nets[name]["output_tensor"][0]
+            row = (out["size"] or 0) // math.prod(out["shape"][0]["dim"][:-1])
+            return int((tables[0]["size"] or 0) // row) or None if row else None
+    return None

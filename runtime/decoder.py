@@ -1,0 +1,149 @@
+"""Prefill and decode over the nets of a decoder, with the KV cache kept on the device. Worker process only.
+
+One instance serves any number of conversations: each has its own cache, all share the working buffers, because only
+one launch may run at a time anyway. The hidden states never leave the device.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from contract import graphs
+from contract.graphs import MASKED
+from runtime.bmrt import DeviceMem
+from runtime.device import Device, bytes_of
+from runtime.half import Array, from_storage, to_storage
+from runtime.nets import contract, sizes
+
+# What one step gives: the likeliest token, float32 logits [V] (None where the head gives only the token), and how
+# many positions of the cache are in use.
+Result = tuple[int, Array | None, int]
+
+
+@dataclass
+class Conversation:
+    """`cache`: per layer its K and V buffer, of which `length` positions are in use."""
+
+    cache: list[tuple[DeviceMem, DeviceMem]]
+    length: int = 0
+
+
+class Decoder:
+    """Conversations go by number. Calls are not checked here: ids and lengths must fit (runtime.session sees to it)."""
+
+    def __init__(self, device: Device) -> None:
+        """UserError where the bmodel is no decoder of the contract."""
+        self._device = device
+        self._specs = {name: net.spec for name, net in device.nets.items()}
+        self._sizes = sizes(self._specs)
+        block, cache = self._specs[graphs.block_name(0)], self._specs[graphs.block_cache_name(0)]
+        tensors = {t.name: t for t in (*block.inputs, *cache.inputs)}  # where both have it, the decode step's
+        names = [t.name for t in contract(graphs.BLOCK_CACHE).inputs]
+        self._position, self._history = tensors[names[1]], names[3:]
+        self._masked = to_storage(np.full(1, MASKED), tensors[names[2]].dtype)[0]
+        prompt = self._sizes.prefill_length
+        self._hidden_bytes = bytes_of(tensors[names[0]])
+        self._ids_mem = device.allocate(bytes_of(self._specs[graphs.EMBEDDING].inputs[0]))
+        self._position_mem = device.allocate(bytes_of(self._position) * prompt)
+        self._mask_mem = device.allocate(max(prompt**2, self._sizes.seq_length + 1) * self._masked.itemsize)
+        self._hidden_mems = [device.allocate(self._hidden_bytes * prompt) for _ in range(2)]
+        self._head_mem = device.allocate(bytes_of(self._specs[graphs.LM_HEAD].outputs[0]))
+        self._conversations: dict[int, Conversation] = {}
+        self._numbers = itertools.count()
+
+    def open(self) -> int:
+        """A new conversation's number."""
+        allocate, number = self._device.allocate, next(self._numbers)
+        conversation = Conversation([])
+        for layer in range(self._sizes.layers):
+            tensors = {t.name: t for t in self._specs[graphs.block_cache_name(layer)].inputs}
+            k, v = (allocate(bytes_of(tensors[name])) for name in self._history)
+            conversation.cache.append((k, v))
+        for mem in itertools.chain(*conversation.cache):
+            # Masked positions weigh 0, and 0 times the NaN that stale memory may hold is NaN.
+            self._device.write(mem, np.zeros(mem.size, np.uint8))
+        self._conversations[number] = conversation
+        return number
+
+    def close(self, number: int) -> None:
+        for mem in itertools.chain(*self._conversations.pop(number).cache):
+            self._device.free(mem)
+
+    def prefill(self, number: int, ids: Sequence[int]) -> Result:
+        """Starts conversation `number` over with the prompt `ids` (1 to prefill_length of them)."""
+        conversation, n = self._conversations[number], len(ids)
+        conversation.length = 0
+        rows = self._rows(n)
+        mask = np.full((rows, rows), self._masked)
+        mask[:n, :n] = np.triu(mask[:n, :n], 1)
+        positions = np.zeros((*self._position.shape[:-1], rows), np.int32)
+        positions[..., :n] = np.arange(n)
+        padded = np.zeros(self._sizes.prefill_length, np.int32)
+        padded[:n] = ids
+        hidden = self._through(conversation, graphs.EMBEDDING, graphs.BLOCK, n, padded, positions, mask)
+        conversation.length = n
+        return (*self._head(hidden.part((n - 1) * self._hidden_bytes, self._hidden_bytes)), n)
+
+    def decode(self, number: int, token: int) -> Result:
+        """Appends `token` to conversation `number`, which must not be full."""
+        conversation = self._conversations[number]
+        at = conversation.length
+        mask = np.full(self._sizes.seq_length + 1, self._masked)
+        mask[:at] = mask[-1] = 0  # the last place is the new step's own
+        position = np.full(self._position.shape, at, np.int32)
+        ids = np.array([token], np.int32)
+        hidden = self._through(conversation, graphs.EMBEDDING_CACHE, graphs.BLOCK_CACHE, None, ids, position, mask)
+        conversation.length = at + 1
+        return (*self._head(hidden), at + 1)
+
+    def _through(
+        self,
+        conversation: Conversation,
+        embedding: str,
+        kind: str,
+        length: int | None,
+        ids: Array,
+        positions: Array,
+        mask: Array,
+    ) -> DeviceMem:
+        """Embedding and all blocks; new k and v go straight to their place in the cache. The hidden states' buffer."""
+        for mem, values in ((self._ids_mem, ids), (self._position_mem, positions), (self._mask_mem, mask)):
+            self._device.write(mem, values)
+        hidden, spare = self._hidden_mems
+        self._launch(embedding, embedding, [self._ids_mem], [hidden], length)
+        name = graphs.block_name if kind == graphs.BLOCK else graphs.block_cache_name
+        for layer, cache in enumerate(conversation.cache):
+            inputs = [hidden, self._position_mem, self._mask_mem, *(cache if kind == graphs.BLOCK_CACHE else ())]
+            new = [self._from(conversation.length, mem) for mem in cache]
+            self._launch(name(layer), kind, inputs, [spare, *new], length)
+            hidden, spare = spare, hidden
+        return hidden
+
+    def _from(self, position: int, mem: DeviceMem) -> DeviceMem:
+        """The part of a K or V buffer from `position` on."""
+        offset = mem.size // self._sizes.seq_length * position
+        return mem.part(offset, mem.size - offset)
+
+    def _rows(self, n: int) -> int:
+        """How many positions the prefill blocks compute for `n` tokens."""
+        return n if self._device.nets[graphs.block_name(0)].dynamic else self._sizes.prefill_length
+
+    def _head(self, hidden: DeviceMem) -> tuple[int, Array | None]:
+        self._launch(graphs.LM_HEAD, graphs.LM_HEAD, [hidden], [self._head_mem], None)
+        out = self._specs[graphs.LM_HEAD].outputs[0]
+        values = from_storage(self._device.read(self._head_mem, out), out.dtype).reshape(-1)
+        return (int(values[0]), None) if out.dtype == graphs.INT32 else (int(values.argmax()), values)
+
+    def _launch(
+        self, net: str, kind: str, inputs: Sequence[DeviceMem], outputs: Sequence[DeviceMem], length: int | None
+    ) -> None:
+        """Buffers in the contract's order."""
+        top1 = self._specs[net].outputs[0].dtype == graphs.INT32
+        known = contract(kind, top1)
+        ins = {t.name: mem for t, mem in zip(known.inputs, inputs, strict=True)}
+        outs = {t.name: mem for t, mem in zip(known.outputs, outputs, strict=True)}
+        self._device.launch(net, ins, outs, length)

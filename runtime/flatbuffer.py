@@ -1,0 +1,97 @@
+"""Reads a flatbuffer by a schema given as text, checking every offset: no byte of the file is trusted.
+
+The whole tree is walked, also the parts nobody asks for, because the vendor's C library follows them unchecked
+and a wrong offset there ends the process. It reads only; it knows nothing of bmodels.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+_SCALARS = {"u8": "<B", "i32": "<i", "u32": "<I", "u64": "<Q", "f32": "<f"}
+
+
+class Corrupt(Exception):
+    """The bytes are not a flatbuffer of the schema."""
+
+
+class Reader:
+    """`schema`: one line a table, `Name field:type field:type …` in the order of their ids.
+
+    Types: u8 i32 u32 u64 f32, string, the name of a table or struct, `[…]` for a vector of these, `!` at the end
+    for a required field. `structs` gives inline structs as struct formats.
+    """
+
+    def __init__(self, schema: str, structs: dict[str, str]) -> None:
+        self._tables = {
+            line.split()[0]: [tuple(field.split(":")) for field in line.split()[1:]]
+            for line in schema.strip().splitlines()
+        }
+        self._inline = _SCALARS | structs
+
+    def read(self, buffer: bytes, root: str) -> dict[str, Any]:
+        """The root table as nested dicts and lists; absent fields are None. Raises Corrupt."""
+        table: dict[str, Any] = self._follow(buffer, 0, root)
+        return table
+
+    def _follow(self, b: bytes, at: int, kind: str) -> Any:
+        """What lies where the 32-bit offset stored at `at` points to."""
+        to = at + _get(b, at, "<I")[0]
+        if kind.startswith("["):
+            return self._vector(b, to, kind[1:-1])
+        if kind == "string":
+            return _string(b, to)
+        return self._table(b, to, kind)
+
+    def _table(self, b: bytes, at: int, kind: str) -> dict[str, Any]:
+        vtable = at - _get(b, at, "<i")[0]
+        vtable_bytes, table_bytes = _get(b, vtable, "<HH")
+        _need(vtable_bytes >= 4 and vtable_bytes % 2 == 0 and at + table_bytes <= len(b), kind)
+        slots = _get(b, vtable, f"<{vtable_bytes // 2}H")[2:]
+        return {
+            field: self._field(b, at, slots[i] if i < len(slots) else 0, table_bytes, spec)
+            for i, (field, spec) in enumerate(self._tables[kind])
+        }
+
+    def _field(self, b: bytes, table: int, slot: int, table_bytes: int, spec: str) -> Any:
+        kind = spec.rstrip("!")
+        if slot == 0:
+            _need(not spec.endswith("!"), f"no {kind}")
+            return None
+        _need(slot >= 4 and slot + struct.calcsize(self._inline.get(kind, "<I")) <= table_bytes, kind)
+        if kind in self._inline:
+            values = _get(b, table + slot, self._inline[kind])
+            return values[0] if kind in _SCALARS else values
+        return self._follow(b, table + slot, kind)
+
+    def _vector(self, b: bytes, at: int, kind: str) -> list[Any]:
+        (count,) = _get(b, at, "<I")
+        size = struct.calcsize(self._inline.get(kind, "<I"))
+        _need(at + 4 + count * size <= len(b), f"[{kind}]")
+        places = range(at + 4, at + 4 + count * size, size)
+        if kind in _SCALARS:
+            return list(_get(b, at + 4, f"<{count}{self._inline[kind][1]}"))
+        if kind in self._inline:
+            return [_get(b, place, self._inline[kind]) for place in places]
+        return [self._follow(b, place, kind) for place in places]
+
+
+def _get(b: bytes, at: int, form: str) -> tuple[Any, ...]:
+    _need(at >= 0 and at + struct.calcsize(form) <= len(b), "offset")
+    return struct.unpack_from(form, b, at)
+
+
+def _string(b: bytes, at: int) -> str:
+    (length,) = _get(b, at, "<I")
+    raw = _get(b, at + 4, f"<{length}sB") if at + 5 + length <= len(b) else (b"", 1)
+    _need(raw[1] == 0, "string")
+    try:
+        return bytes(raw[0]).decode()
+    except UnicodeDecodeError as error:
+        raise Corrupt(str(error)) from error
+
+
+def _need(true: bool, what: str) -> None:
+    if not true:
+        raise Corrupt(what)

@@ -1,0 +1,105 @@
+"""A loaded bmodel's nets in the words of the contract, whoever made it.
+
+llm_convert leaves internal names on some outputs and gives dynamic blocks no mask; ours agree by position. Here
+every tensor gets the contract's name, so that nothing else needs to know.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from contract import graphs
+from contract.errors import UserError
+from contract.graphs import Geometry, GraphSpec, TensorSpec
+
+_BUILDERS: dict[str, Callable[[Geometry], GraphSpec]] = {
+    graphs.EMBEDDING: graphs.embedding,
+    graphs.EMBEDDING_CACHE: graphs.embedding_cache,
+    graphs.BLOCK: lambda g: graphs.block(g, 0),
+    graphs.BLOCK_CACHE: lambda g: graphs.block_cache(g, 0),
+    graphs.LM_HEAD: lambda g: graphs.lm_head(g, top1=g.vocab == 1),
+    graphs.GREEDY_HEAD: graphs.greedy_head,
+    graphs.SAMPLE_HEAD: graphs.sample_head,
+}
+
+
+@dataclass(frozen=True)
+class Net:
+    """`spec`: contract names, file order. `dynamic`: the length may be chosen at each launch."""
+
+    spec: GraphSpec
+    dynamic: bool
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Positions that a prompt (`prefill_length`) and the whole conversation (`seq_length`) may take."""
+
+    layers: int
+    prefill_length: int
+    seq_length: int
+
+
+def contract(kind: str, top1: bool = False, length: int = 1) -> GraphSpec:
+    """The contract's net of `kind`, sizes 1 but for the sequence `length`: for its names and their order."""
+    return _BUILDERS[kind](Geometry(1, 1, 1, 1, 1 if top1 else 2, length))
+
+
+def describe(name: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> GraphSpec:
+    """The GraphSpec of net `name` with the tensors as the file has them. Unknown nets keep their name as kind."""
+    layered = re.fullmatch(f"({graphs.BLOCK_CACHE}|{graphs.BLOCK})_(\\d+)", name)
+    kind, layer = (layered[1], int(layered[2])) if layered else (name, None)
+    if kind in _BUILDERS:
+        known = contract(kind, top1=outputs[0].dtype == graphs.INT32)
+        wanted = [t.name for t in known.inputs]
+        if kind == graphs.BLOCK and len(inputs) == 2:  # the mask is baked into llm_convert's dynamic blocks
+            wanted = wanted[:2]
+        inputs, outputs = _rename(inputs, wanted), _rename(outputs, [t.name for t in known.outputs])
+    return GraphSpec(name, kind, layer, tuple(inputs), tuple(outputs))
+
+
+def _rename(tensors: Sequence[TensorSpec], wanted: Sequence[str]) -> Sequence[TensorSpec]:
+    """By name where the names are the contract's own, in whatever order; else by position, where the number fits."""
+    if len(tensors) != len(wanted) or {t.name for t in tensors} == set(wanted):
+        return tensors
+    return [replace(t, name=name) for t, name in zip(tensors, wanted, strict=True)]
+
+
+def _names(spec: GraphSpec) -> set[str]:
+    known = contract(spec.kind, top1=spec.outputs[0].dtype == graphs.INT32)
+    return {t.name for t in (*known.inputs, *known.outputs)}
+
+
+def at_length(spec: GraphSpec, length: int) -> dict[str, tuple[int, ...]]:
+    """Input shapes of a net over `length` positions instead of the built number."""
+    one, two = contract(spec.kind, length=1), contract(spec.kind, length=2)
+    grows = {
+        a.name: [m != n for m, n in zip(a.shape, b.shape, strict=True)]
+        for a, b in zip(one.inputs, two.inputs, strict=True)
+    }
+    return {
+        t.name: tuple(length if grow else n for n, grow in zip(t.shape, grows[t.name], strict=True))
+        for t in spec.inputs
+    }
+
+
+def sizes(nets: Mapping[str, GraphSpec]) -> Sizes:
+    """UserError where these nets are no decoder that can talk."""
+    layers = sum(spec.kind == graphs.BLOCK for spec in nets.values())
+    pairs = [name(i) for i in range(max(layers, 1)) for name in (graphs.block_name, graphs.block_cache_name)]
+    needed = [graphs.EMBEDDING, graphs.EMBEDDING_CACHE, *pairs, graphs.LM_HEAD]
+    if missing := [name for name in needed if name not in nets]:
+        raise UserError(f"this bmodel cannot talk: it has no net {missing[0]}", remedy="name a decoder's bmodel")
+    for name in needed:
+        if odd := sorted({t.name for t in (*nets[name].inputs, *nets[name].outputs)} - _names(nets[name])):
+            # As in nets that are split over several devices, which have a cache per device.
+            raise UserError(f"net {name} has a tensor {odd[0]!r} that no decoder has", remedy="build for one device")
+    hidden = [nets[n].outputs[0] for n in needed[:-1]] + [nets[graphs.LM_HEAD].inputs[0]]
+    if len(types := sorted({t.dtype for t in hidden})) > 1:  # llm_convert -q bf16 does this to a float16 checkpoint
+        raise UserError(f"its nets disagree on the type of hidden states ({', '.join(types)})", remedy="build it again")
+    prompt, history = nets[graphs.EMBEDDING].inputs[0].shape, nets[graphs.block_cache_name(0)].inputs[3].shape
+    if prompt[0] != 1:
+        raise UserError(f"built for {prompt[0]} conversations at once", remedy="build it with batch 1")
+    return Sizes(layers, prompt[1], history[1])

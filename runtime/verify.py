@@ -1,0 +1,149 @@
+"""The two upper rungs of the parity ladder: each net of a bmodel against ONNX Runtime, and its tokens against
+Hugging Face. The reference files are made by the exporter; nothing is computed here but the bmodel's side.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from contract import graphs
+from contract.errors import UserError
+from contract.graphs import GraphSpec
+from contract.ladder import CHIP, MIN_AGREEMENT, MIN_COSINE, MIN_POSITIONS, TOKENS, Score
+from runtime.engine import Engine
+from runtime.half import Array
+from runtime.nets import contract
+
+Progress = Callable[[str], None]
+Tensors = dict[str, Array]
+
+# Nets whose outputs have one row per position; only the valid ones mean anything.
+_PADDED = (graphs.EMBEDDING, graphs.BLOCK)
+
+
+def chip_scores(
+    engine: Engine, reference_dir: Path, mode: str, on_progress: Progress = lambda net: None
+) -> list[Score]:
+    """One Score per net of the bmodel, in its order: the worst over outputs and steps.
+
+    Metric cosine; agreement (share of equal ids) for heads that end in a token id. A net without a reference fails.
+    UserError for a reference that does not fit the bmodel.
+    """
+    scores = []
+    for net, spec in engine.nets.items():
+        on_progress(net)
+        path = reference_dir / f"{net}.npz"
+        if not path.is_file():
+            scores.append(Score(CHIP, net, spec.layer, "cosine", float("nan"), MIN_COSINE[mode], "no reference"))
+            continue
+        with np.load(path, allow_pickle=False) as arrays:
+            scores.append(_net_score(engine, spec, dict(arrays), mode, str(path)))
+    return scores
+
+
+def token_scores(
+    engine: Engine, reference_dir: Path, mode: str, on_progress: Progress = lambda net: None
+) -> list[Score]:
+    """One Score: the share of teacher-forced positions at which bmodel and Hugging Face choose the same token.
+
+    Positions that do not fit the bmodel's sequence length, or are missing from MIN_POSITIONS, count as different.
+    """
+    on_progress("model")
+    reference = _tokens(reference_dir / "tokens.json")
+    expected = reference["expected"]
+    with engine.session() as session:
+        chosen = [session.prefill(reference["prompt"]).token]
+        for token in reference["forced"]:
+            if session.full:
+                break
+            chosen.append(session.decode(token).token)
+    differing = [j for j, (a, b) in enumerate(zip(chosen, expected, strict=False)) if a != b]
+    agreeing, positions = len(chosen) - len(differing), max(len(expected), MIN_POSITIONS)
+    detail = f"{agreeing} of {positions} positions"
+    if len(chosen) < positions:
+        detail += f", {len(chosen)} of which could be run"
+    if differing:
+        first = differing[0]
+        detail += f"; first difference at {first}, where the two likeliest lie {reference['gap'][first]:.3g} apart"
+    return [Score(TOKENS, "model", None, "agreement", agreeing / positions, MIN_AGREEMENT[mode], detail)]
+
+
+def _tokens(path: Path) -> dict[str, Any]:
+    try:
+        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if len(data["forced"]) != len(data["expected"]) - 1 or len(data["gap"]) != len(data["expected"]):
+            raise ValueError("lengths differ")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"no token reference ({error})", str(path), "build again") from error
+    return data
+
+
+def _net_score(engine: Engine, spec: GraphSpec, arrays: Tensors, mode: str, where: str) -> Score:
+    comparisons = []
+    for step, given, wanted, valid in _steps(arrays, where):
+        got = engine.run(spec.name, given)
+        if missing := wanted.keys() - got.keys():
+            raise UserError(f"output {min(missing)!r} is unknown to the bmodel", where, "build again")
+        rows = valid if spec.kind in _PADDED else None
+        comparisons += [
+            (value, f"{name}, step {step}" if step else name) for name, value in _compare(spec, got, wanted, rows)
+        ]
+    ids_only = all(t.dtype == graphs.INT32 for t in spec.outputs)
+    metric, bar = ("agreement", MIN_AGREEMENT[mode]) if ids_only else ("cosine", MIN_COSINE[mode])
+    if ids_only:
+        equal = float(np.mean([value for value, _ in comparisons]))
+        return Score(CHIP, spec.name, spec.layer, metric, equal, bar, f"{len(comparisons)} token ids")
+    # NaN is the worst of all, and min() would not see that.
+    worst, detail = min(comparisons, key=lambda c: (not np.isnan(c[0]), c[0]))
+    return Score(CHIP, spec.name, spec.layer, metric, worst, bar, detail)
+
+
+def _steps(arrays: Tensors, where: str) -> Iterator[tuple[str, Tensors, Tensors, int | None]]:
+    """(step, inputs, expected outputs, valid positions) of each step; step is "" where there is only one."""
+    steps: dict[str, dict[str, Tensors]] = defaultdict(lambda: {"in": {}, "out": {}})
+    for key, values in arrays.items():
+        if parsed := re.fullmatch(r"(?:(\d+)\.)?(in|out)\.(.+)", key):
+            steps[parsed[1] or ""][parsed[2]][parsed[3]] = values
+    if not steps or not all(s["in"] and s["out"] for s in steps.values()):
+        raise UserError("not a reference of a net", where, "build again")
+    valid = int(arrays["valid"]) if "valid" in arrays else None
+    for step, tensors in sorted(steps.items(), key=lambda item: int(item[0] or 0)):
+        yield step, tensors["in"], tensors["out"], valid
+
+
+def _compare(spec: GraphSpec, got: Mapping[str, Array], wanted: Tensors, valid: int | None) -> list[tuple[str, float]]:
+    """(output, cosine or 1 for equal ids) of one run."""
+    if spec.kind == graphs.SAMPLE_HEAD:
+        probabilities, ids = (t.name for t in contract(spec.kind).outputs)
+        # Two candidates of almost equal probability may change places; what counts is who gets how much.
+        known = np.union1d(got[ids], wanted[ids])
+        return [(probabilities, _cosine(*(_shares(side[ids], side[probabilities], known) for side in (got, wanted))))]
+    results = []
+    for name, reference in wanted.items():
+        a, b = (np.asarray(x)[:, :valid] if valid else np.asarray(x) for x in (got[name], reference))
+        if a.shape != b.shape:
+            raise UserError(f"{name} has shape {list(a.shape)}, its reference {list(b.shape)}", spec.name)
+        whole = np.issubdtype(b.dtype, np.integer)
+        results.append((name, float(np.array_equal(a, b)) if whole else _cosine(a, b)))
+    return results
+
+
+def _shares(ids: Array, values: Array, known: Array) -> Array:
+    """The values in the order of the `known` ids, 0 for those that `ids` lacks."""
+    shares = np.zeros(known.size)
+    np.add.at(shares, np.searchsorted(known, np.asarray(ids).reshape(-1)), np.asarray(values).reshape(-1))
+    return shares
+
+
+def _cosine(a: Array, b: Array) -> float:
+    """Of two tensors as flat vectors; NaN where either has no direction or holds a NaN."""
+    x, y = (np.asarray(v, np.float64).reshape(-1) for v in (a, b))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return float(np.dot(x, y) / (np.linalg.norm(x) * np.linalg.norm(y)))
