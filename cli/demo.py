@@ -15,7 +15,7 @@ def add_parsers(subparsers: Any) -> None:
     demo = subparsers.add_parser("demo", help=f"build {RECIPE}, verify it, and let it tell a story")
     demo.add_argument("--out", type=Path, default=Path("out"))
     demo.add_argument("--prompt", default=PROMPT)
-    demo.add_argument("--tokens", type=int, default=100, help="length of the story")
+    demo.add_argument("--tokens", type=int, default=60, help="length of the story")
     demo.set_defaults(run=_demo)
 
 

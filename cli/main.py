@@ -19,6 +19,13 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"hf2bmodel: {error}", file=sys.stderr)
         return 2
+    except RuntimeError as error:
+        from runtime.engine import EngineError
+
+        if not isinstance(error, EngineError):
+            raise
+        print(f"hf2bmodel: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("hf2bmodel: interrupted; the next run goes on from what is whole", file=sys.stderr)
         return 130

@@ -12,6 +12,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from cli.prepare import Prepared, Say
 from compile import executor, plan, profile, progress, report, toolchain
 from compile.digest import Digests
@@ -105,14 +107,13 @@ def _host_scores(folder: Path) -> list[Score]:
 
 def _chip_scores(folder: Path, manifest: Manifest, say: Say) -> list[Score]:
     from runtime import verify
-    from runtime.engine import Engine
 
     reference, mode = folder / "work" / plan.PARITY / "reference", manifest.options["mode"]
     if not reference.is_dir():
         raise UserError("no reference to compare with", str(reference), "build again, without --verify none")
     say("running the bmodel against ONNX Runtime, net by net, then token by token")
-    with Engine(folder / manifest.bmodel, manifest.options["chip"]) as engine:
-        return verify.chip_scores(engine, reference, mode) + verify.token_scores(engine, reference, mode)
+    with Console(stderr=True).status("starting the engine") as status:
+        return verify.climb(folder / manifest.bmodel, manifest.options["chip"], reference, mode, status.update)
 
 
 def _reason(failure: Score) -> str:

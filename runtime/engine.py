@@ -48,14 +48,20 @@ class Engine:
     the worker and its result is dropped; the next one waits for it.
     """
 
-    def __init__(self, bmodel: Path, chip: str, device: int = 0) -> None:
-        """UserError for a bad file, another chip, no such device, no simulator; EngineDied if loading kills it."""
+    def __init__(self, bmodel: Path, chip: str, device: int = 0, core: int | None = None) -> None:
+        """UserError for a bad file, another chip, no such device, no simulator; EngineDied if loading kills it.
+
+        `core` keeps a simulator to one of the host's cores: it hands work from thread to thread and computes on one
+        at a time, so it loses next to nothing, and several can run side by side.
+        """
         summary = bmodel_file.require_chip(bmodel, chip)
         libraries = simulator.find(chip)
         self.bmodel, self.chip, self.vocab = bmodel, chip, summary.vocab
         self._pool = ThreadPoolExecutor(1, "engine")  # the one thread that touches the pipes
         self._died: EngineDied | None = None
         self._start(libraries)
+        if core is not None and libraries.simulated:
+            os.sched_setaffinity(self._process.pid, {core})  # before it has threads, which inherit it
         try:
             # On boards the vendor's programs always share; the simulators differ (see Device).
             share_mem = chip == "bm1688" or not libraries.simulated

@@ -5,9 +5,11 @@ Hugging Face. The reference files are made by the exporter; nothing is computed 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from contract import graphs
 from contract.errors import UserError
 from contract.graphs import GraphSpec
 from contract.ladder import CHIP, MIN_AGREEMENT, MIN_COSINE, MIN_POSITIONS, TOKENS, Score
+from runtime import simulator
 from runtime.engine import Engine
 from runtime.half import Array
 from runtime.nets import contract
@@ -26,6 +29,22 @@ Tensors = dict[str, Array]
 
 # Nets whose outputs have one row per position; only the valid ones mean anything.
 _PADDED = (graphs.EMBEDDING, graphs.BLOCK)
+
+
+def climb(bmodel: Path, chip: str, reference_dir: Path, mode: str, on_progress: Progress) -> list[Score]:
+    """Both rungs. On a simulator side by side, each on a core of its own; on a board one after the other."""
+    cores: list[int | None] = list(os.sched_getaffinity(0))
+    if not simulator.find(chip).simulated or len(cores) < 2:
+        with Engine(bmodel, chip) as engine:
+            return [s for rung in (chip_scores, token_scores) for s in rung(engine, reference_dir, mode, on_progress)]
+
+    def alone(rung: Callable[..., list[Score]], core: int | None) -> list[Score]:
+        with Engine(bmodel, chip, core=core) as engine:
+            return rung(engine, reference_dir, mode, on_progress)
+
+    with ThreadPoolExecutor(2) as pool:
+        rungs = [pool.submit(alone, rung, core) for rung, core in zip((chip_scores, token_scores), cores, strict=False)]
+        return [score for rung in rungs for score in rung.result()]
 
 
 def chip_scores(
@@ -53,9 +72,9 @@ def token_scores(
 ) -> list[Score]:
     """One Score: the share of teacher-forced positions at which bmodel and Hugging Face choose the same token.
 
-    Positions that do not fit the bmodel's sequence length, or are missing from MIN_POSITIONS, count as different.
+    Positions that are missing from MIN_POSITIONS count as different, unless the bmodel itself has fewer.
     """
-    on_progress("model")
+    on_progress("tokens")
     reference = _tokens(reference_dir / "tokens.json")
     expected = reference["expected"]
     with engine.session() as session:
@@ -63,9 +82,11 @@ def token_scores(
         for token in reference["forced"]:
             if session.full:
                 break
+            on_progress(f"token {len(chosen) + 1} of {len(expected)}")
             chosen.append(session.decode(token).token)
+        enough = min(MIN_POSITIONS, session.seq_length)
     differing = [j for j, (a, b) in enumerate(zip(chosen, expected, strict=False)) if a != b]
-    agreeing, positions = len(chosen) - len(differing), max(len(expected), MIN_POSITIONS)
+    agreeing, positions = len(chosen) - len(differing), max(len(expected), enough)
     detail = f"{agreeing} of {positions} positions"
     if len(chosen) < positions:
         detail += f", {len(chosen)} of which could be run"
