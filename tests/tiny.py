@@ -43,15 +43,15 @@ CASES = {
 }
 
 
-def make(name: str, folder: Path, shard_bytes: int = 10**9) -> Path:
-    """Write the checkpoint of a case into `folder` and return it."""
+def make(name: str, folder: Path, shard_bytes: int = 10**9, **config: Any) -> Path:
+    """Write the checkpoint of a case into `folder` and return it; `config` changes the case."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     case = CASES[name]
     torch.manual_seed(0)
-    config = AutoConfig.for_model(case.model_type, **{**COMMON, **case.config})
-    model = AutoModelForCausalLM.from_config(config)
+    settings = AutoConfig.for_model(case.model_type, **{**COMMON, **case.config, **config})
+    model = AutoModelForCausalLM.from_config(settings)
     with torch.no_grad():
         for parameter in model.parameters():
             # Norms and biases start as ones and zeros, which hides mistakes; matrices too small give flat logits.

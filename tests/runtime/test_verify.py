@@ -152,3 +152,14 @@ def test_too_few_positions_cannot_pass(engine: Engine, tmp_path: Path) -> None:
 def test_no_token_reference_is_refused(engine: Engine, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no token reference"):
         verify.token_scores(engine, tmp_path, "bf16")
+
+
+def test_one_position_cannot_hide_behind_a_large_one() -> None:
+    right = np.ones((1, 3, 4))
+    right[0, 0] = 1e4
+    wrong = right.copy()
+    wrong[0, 2] *= -1
+    assert verify._cosine(right, right) == pytest.approx(1)
+    assert verify._cosine(wrong, right) == pytest.approx(-1)
+    wrong[0, 1] = np.nan
+    assert np.isnan(verify._cosine(wrong, right))
