@@ -164,7 +164,12 @@ def _shares(ids: Array, values: Array, known: Array) -> Array:
 
 
 def _cosine(a: Array, b: Array) -> float:
-    """Of two tensors as flat vectors; NaN where either has no direction or holds a NaN."""
-    x, y = (np.asarray(v, np.float64).reshape(-1) for v in (a, b))
+    """Of two tensors [1, positions, ...] at the worst position, or of two [1, n] as they are.
+
+    Position by position, because trained models put their largest values, by far, on the first one: over the whole
+    tensor these would drown all others. NaN where a position has no direction or holds a NaN.
+    """
+    rows = b.shape[1] if b.ndim > 2 else 1
+    x, y = (np.asarray(v, np.float64).reshape(rows, -1) for v in (a, b))
     with np.errstate(invalid="ignore", divide="ignore"):
-        return float(np.dot(x, y) / (np.linalg.norm(x) * np.linalg.norm(y)))
+        return float(np.min(np.sum(x * y, axis=1) / (np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1))))
