@@ -25,6 +25,13 @@ def test_sizes_come_from_the_config(checkpoint: Callable[[str], Path]) -> None:
     assert found.layer_kinds == (0, 0)
 
 
+def test_a_sliding_window_limits_the_positions(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    config = json.loads((checkpoint("qwen2") / "config.json").read_text())
+    slides = config | {"use_sliding_window": True, "sliding_window": 32}
+    assert spec.read(write(tmp_path, **slides)).max_positions == 32
+    assert spec.read(write(tmp_path, **slides | {"use_sliding_window": False})).max_positions == 256
+
+
 def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no such model directory; give MODEL=/path/to/checkpoint"):
         spec.read(tmp_path / "nothing")
