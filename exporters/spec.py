@@ -74,9 +74,13 @@ def read(model_dir: Path) -> DecoderSpec:
 
 
 def llama_like(config: dict[str, Any]) -> DecoderSpec:
-    """The keys that Llama made common: num_attention_heads, num_key_value_heads, head_dim and so on."""
+    """The keys that Llama made common: num_attention_heads, num_key_value_heads, head_dim and so on.
+
+    No published Qwen2 slides its window; one that does is built up to the window, within which nothing slides.
+    """
     heads = config["num_attention_heads"]
     layers = config["num_hidden_layers"]
+    window = config.get("sliding_window") if config.get("use_sliding_window") else None
     return DecoderSpec(
         model_type=config["model_type"],
         layers=layers,
@@ -86,7 +90,7 @@ def llama_like(config: dict[str, Any]) -> DecoderSpec:
         kv_heads=config.get("num_key_value_heads") or heads,
         head_dim=config.get("head_dim") or config["hidden_size"] // heads,
         vocab=config["vocab_size"],
-        max_positions=config["max_position_embeddings"],
+        max_positions=min(config["max_position_embeddings"], window or config["max_position_embeddings"]),
         tied=bool(config.get("tie_word_embeddings", False)),
         dtype=str(config.get("dtype") or config.get("torch_dtype") or "float32"),
         layer_kinds=(0,) * layers,
