@@ -160,6 +160,6 @@ def test_one_position_cannot_hide_behind_a_large_one() -> None:
     wrong = right.copy()
     wrong[0, 2] *= -1
     assert verify._cosine(right, right) == pytest.approx(1)
-    assert verify._cosine(wrong, right) == pytest.approx(-1)
+    assert verify._cosine(wrong, right) == pytest.approx(1 / 3)  # of 1, 1 and -1
     wrong[0, 1] = np.nan
     assert np.isnan(verify._cosine(wrong, right))
