@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf
 
-from contract.graphs import EMBEDDING
+from contract.graphs import BLOCK_CACHE, EMBEDDING
 
 PATCHED = "patched"  # patched torch against unpatched Hugging Face
 ONNX = "onnx"  # ONNX Runtime against patched torch
@@ -56,8 +56,9 @@ def score_from_json(data: dict[str, object]) -> Score:
 def first_failure(scores: list[Score]) -> Score | None:
     """Where the error enters: the failing score on the lowest rung, there the first net that the tokens pass."""
 
-    def order(score: Score) -> tuple[int, float]:
-        before_layers = score.net.startswith(EMBEDDING)
-        return RUNGS.index(score.rung), (-1 if before_layers else inf) if score.layer is None else score.layer
+    def order(score: Score) -> tuple[int, float, bool]:
+        outside = -1 if score.net.startswith(EMBEDDING) else inf
+        layer = outside if score.layer is None else score.layer
+        return RUNGS.index(score.rung), layer, score.net.startswith(BLOCK_CACHE)
 
     return min((s for s in scores if not s.passed), key=order, default=None)

@@ -53,9 +53,10 @@ def test_the_first_failure_is_where_the_error_enters() -> None:
 
     scores = [
         *(score("tokens", "model", None, 0.0), score("chip", "lm_head", None, 0.0)),
-        *(score("chip", "block_7", 7, 0.0), score("chip", "block_3", 3, 0.0), score("onnx", "block_0", 0, 1.0)),
+        *(score("chip", "block_cache_3", 3, 0.0), score("chip", "block_7", 7, 0.0), score("chip", "block_3", 3, 0.0)),
+        score("onnx", "block_0", 0, 1.0),
     ]
-    assert ladder.first_failure(scores) == scores[3]
+    assert ladder.first_failure(scores) == scores[4]
     assert ladder.first_failure([*scores, score("chip", "embedding", None, 0.0)]).net == "embedding"  # type: ignore[union-attr]
     assert ladder.first_failure(scores[-1:]) is None
 
