@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from contract.ladder import RUNGS, Score, score_from_json
+
 
 def add_parsers(subparsers: Any) -> None:
     """Registers both commands; each sets `run`, a function of the parsed arguments that gives the exit code."""
@@ -55,14 +57,26 @@ def _conclude(folder: Path, verify: str) -> int:
     from cli import pipeline
 
     manifest = pipeline.judge(folder, verify, _say)
+    _summarise([score_from_json(s) for s in manifest.parity])
     print(f"{manifest.status}: {folder / manifest.bmodel}" + (f" ({manifest.reason})" if manifest.reason else ""))
     print(f"report: {folder / 'report.html'}")
     return 1 if manifest.status == "failed" else 0
 
 
+def _summarise(scores: list[Score]) -> None:
+    """A line for each rung: how many comparisons, and the one nearest to its bar or farthest beyond it."""
+    for rung in RUNGS:
+        own = [score for score in scores if score.rung == rung]
+        if own:
+            worst = max(own, key=lambda score: score.excess)
+            mark = "pass" if worst.passed else "FAIL"
+            count = f"{len(own)} comparison{'s' if len(own) > 1 else ''}"
+            where = f"{worst.net}, {worst.detail}" if worst.detail else worst.net
+            print(f"{mark}  {rung:8}{count}, worst {worst.metric} {worst.value:.6g}, bar {worst.bar:.6g} ({where})")
+
+
 def _verify(args: argparse.Namespace) -> int:
     from cli import pipeline
-    from contract.ladder import score_from_json
 
     pipeline.climb_again(args.dir, _say)
     manifest = pipeline.judge(args.dir, "full", _say)

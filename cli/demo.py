@@ -38,7 +38,9 @@ def _hugging_face(model_dir: Path, prompt: str, count: int) -> str:
     """Greedy continuation by the checkpoint itself."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     tokenizer: Any = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
     model: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32, local_files_only=True)
     ids = tokenizer(prompt, return_tensors="pt")

@@ -130,19 +130,8 @@ def _rungs(scores: list[Score]) -> list[Rung]:
     for name in ladder.RUNGS:
         own = tuple(s for s in scores if s.rung == name)
         if own:
-            rungs.append(Rung(name, RUNGS[name], own, max(own, key=_excess), sum(not s.passed for s in own)))
+            rungs.append(Rung(name, RUNGS[name], own, max(own, key=lambda s: s.excess), sum(not s.passed for s in own)))
     return rungs
-
-
-def _excess(score: Score) -> float:
-    """How much of the room that its bar leaves a score uses up; above 1 it fails. Comparable over metrics."""
-    if math.isnan(score.value):
-        return math.inf
-    if score.metric == "max_abs":
-        return score.value / score.bar
-    if score.bar == 1:
-        return 0.0 if score.passed else math.inf
-    return (1 - score.value) / (1 - score.bar)
 
 
 def _charts(scores: list[Score]) -> Iterator[LineChart]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
+from math import inf, isnan
 
 from contract.graphs import BLOCK_CACHE, EMBEDDING
 
@@ -44,6 +44,17 @@ class Score:
     def passed(self) -> bool:
         """NaN passes nothing: both comparisons are false for it."""
         return self.value <= self.bar if self.metric == "max_abs" else self.value >= self.bar
+
+    @property
+    def excess(self) -> float:
+        """How much of the room that its bar leaves the score uses up; above 1 it fails. Comparable over metrics."""
+        if isnan(self.value):
+            return inf
+        if self.metric == "max_abs":
+            return self.value / self.bar
+        if self.bar == 1:
+            return 0.0 if self.passed else inf
+        return (1 - self.value) / (1 - self.bar)
 
     def as_json(self) -> dict[str, object]:
         return {**self.__dict__, "passed": self.passed}
