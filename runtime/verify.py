@@ -166,12 +166,14 @@ def _shares(ids: Array, values: Array, known: Array) -> Array:
 def _cosine(a: Array, b: Array) -> float:
     """Of two tensors [1, positions, ...], the mean over positions, or of two [1, n] as they are.
 
-    Position by position, because trained models put their largest values, by far, on the first one: over the whole
-    tensor these would drown all others. The mean, because the same position's v is tiny, and 4-bit rounding, whose
-    size does not depend on it, turns it (0.947 in stories15M) without mattering. NaN where a position has no
-    direction or holds a NaN.
+    Position by position, each weighing as much as it is long, but no more than the median one. Trained models put
+    their largest values, by far, on the first position, which would drown all others; and make the same position's v
+    so small that rounding turns it (to 0.947 in stories15M) without mattering. NaN where a position holds a NaN.
     """
     rows = b.shape[1] if b.ndim > 2 else 1
     x, y = (np.asarray(v, np.float64).reshape(rows, -1) for v in (a, b))
+    sizes = np.linalg.norm(y, axis=1)
+    weights = np.minimum(sizes, np.median(sizes))
     with np.errstate(invalid="ignore", divide="ignore"):
-        return float(np.mean(np.sum(x * y, axis=1) / (np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1))))
+        each = np.sum(x * y, axis=1) / (np.linalg.norm(x, axis=1) * sizes)
+        return float(np.sum(each * weights) / np.sum(weights))

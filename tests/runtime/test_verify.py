@@ -161,5 +161,10 @@ def test_one_position_cannot_hide_behind_a_large_one() -> None:
     wrong[0, 2] *= -1
     assert verify._cosine(right, right) == pytest.approx(1)
     assert verify._cosine(wrong, right) == pytest.approx(1 / 3)  # of 1, 1 and -1
+    small = right.copy()
+    small[0, 1] = 1e-3
+    turned = small.copy()
+    turned[0, 1] *= -1
+    assert verify._cosine(turned, small) == pytest.approx(1, abs=2e-3)
     wrong[0, 1] = np.nan
     assert np.isnan(verify._cosine(wrong, right))
