@@ -57,14 +57,12 @@ def resolve(recipe: Recipe, model: str | None, cache: Path, on_progress: Progres
 
 def standing(recipe: Recipe, model: str | None, cache: Path) -> Path | None:
     """What `resolve` would give if it need not fetch or convert anything; None where it would."""
-    if model is not None and Path(model).expanduser().exists():
+    if model is not None and not _is_hub_id(model):
         return _checked(Path(model).expanduser())
-    if model is None and not isinstance(recipe.source, HubSource):
-        kept = _kept(recipe.name, recipe.source, cache)
-        return kept if kept.is_dir() else None
-    source = HubSource(hub=model) if model and _is_hub_id(model) else recipe.source
+    source = recipe.source if model is None else HubSource(hub=model)
     if not isinstance(source, HubSource):
-        return None
+        kept = _kept(recipe.name, source, cache)
+        return kept if kept.is_dir() else None
     from huggingface_hub import errors, snapshot_download
 
     try:

@@ -297,3 +297,8 @@ def test_smollm2_splits_digits_as_its_own_tokenizer_does(smollm: Path) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(smollm)
     assert tokenizer.convert_ids_to_tokens(tokenizer("a  12").input_ids) == ["a", "ĠĠ", "1", "2"]
+
+
+def test_a_mistyped_model_never_stands_for_the_recipes_own(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such model directory"):
+        sources.standing(recipe.load("qwen2.5-0.5b"), str(tmp_path / "no" / "such" / "folder"), tmp_path)
