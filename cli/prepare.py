@@ -14,12 +14,12 @@ from pathlib import Path
 from compile import deploy, estimate, plan, toolchain
 from compile import script as scripts
 from contract.errors import UserError, one_of
+from contract.modes import TOOLCHAINS, VERIFY
 from exporters import spec as specs
 from exporters.architecture import find
 from recipes.recipe import Recipe, load
 
 Say = Callable[[str], None]
-VERIFY = ("full", "host", "none")
 UNKNOWN = Path("/path/to/checkpoint")
 
 
@@ -128,7 +128,7 @@ def _toolchain(request: Request, folder: Path) -> toolchain.Toolchain:
     try:
         return toolchain.find(request.toolchain, folder)
     except UserError:
-        if not request.plan_only or request.toolchain not in toolchain.KINDS:
+        if not request.plan_only or request.toolchain not in TOOLCHAINS:
             raise
         return toolchain.Toolchain("path", toolchain.Runner(env=deploy.ENVIRONMENT), None)
 

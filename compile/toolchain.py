@@ -21,11 +21,11 @@ from pathlib import Path
 from compile import deploy, digest, docker
 from compile.plan import COMPILER, EXPORTER, REBIND
 from contract.errors import UserError, one_of
+from contract.modes import TOOLCHAINS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MANAGED = ".venv-tpu-mlir"
 TOOLS = ("model_transform.py", "model_deploy.py", "model_tool")
-KINDS = ("auto", "path", "managed", "docker")
 TESTED = "1.30.2"  # the version every flag and figure here was measured with
 
 
@@ -85,8 +85,8 @@ class Toolchain:
 
 def find(kind: str = "auto", folder: Path | None = None, environ: Mapping[str, str] = os.environ) -> Toolchain:
     """The compiler's environment. `folder`: the build folder, which docker must see. UserError where there is none."""
-    if kind not in KINDS:
-        raise UserError(f'"{kind}" is unknown', "TOOLCHAIN", f"use {one_of(KINDS)}")
+    if kind not in TOOLCHAINS:
+        raise UserError(f'"{kind}" is unknown', "TOOLCHAIN", f"use {one_of(TOOLCHAINS)}")
     if kind == "docker":
         return _docker(folder or Path.cwd(), environ)
     for name, look in (("path", _on_path), ("managed", _managed)):

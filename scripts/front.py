@@ -13,15 +13,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from contract.errors import UserError, one_of
-from contract.modes import CHIPS, DEVICES, HEADS, MODES
+from contract.modes import CHIPS, DEVICES, HEADS, MODES, TOOLCHAINS, VERIFY
 
 ALLOWED = {
     "MODE": tuple(MODES),
     "CHIP": tuple(CHIPS),
     "DEV": tuple(map(str, DEVICES)),
     "HEAD": HEADS,
-    "VERIFY": ("full", "host", "none"),
-    "TOOLCHAIN": ("auto", "path", "managed", "docker"),
+    "VERIFY": VERIFY,
+    "TOOLCHAIN": TOOLCHAINS,
 }
 NUMBERS = ("SEQ", "GROUP", "JOBS")
 

@@ -75,6 +75,7 @@ def test_nets_shapes_and_dtypes_are_llm_converts(
     (theirs,) = tmp_path.glob("*.bmodel")
     ours = nets_of(folder / manifest(folder)["bmodel"], tool)
     assert ours == nets_of(theirs, tool)
+    # Weights are equal; 5 % is for instructions, which differ with the form of the graph.
     assert os.path.getsize(folder / manifest(folder)["bmodel"]) <= 1.05 * os.path.getsize(theirs)
 
 
