@@ -138,7 +138,8 @@ compiler model_transform.py \
   --do_onnx_sim= \
   --not_inference
 compiler python3 \
-  -I /opt/hf2bmodel/compile/rebind.py seal block ../bind.layer_0/block_0.onnx ../bind.layer_0/weights.npz
+  -I /opt/hf2bmodel/compile/rebind.py seal block ../bind.layer_0/block_0.onnx \
+  ../bind.layer_0/weights.npz
 end
 
 begin transform.block_cache.0
@@ -242,8 +243,8 @@ end
 
 begin block_cache_0
 compiler python3 \
-  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 ../bind.layer_0/block_cache_0.onnx \
-  ../bind.layer_0/weights.npz block_cache_0 -- model_transform.py \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 \
+  ../bind.layer_0/block_cache_0.onnx ../bind.layer_0/weights.npz block_cache_0 -- model_transform.py \
   --model_name block_cache_0 \
   --model_def ../bind.layer_0/block_cache_0.onnx \
   --mlir block_cache_0.mlir \
@@ -290,8 +291,8 @@ end
 
 begin block_cache_1
 compiler python3 \
-  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 ../bind.layer_1/block_cache_1.onnx \
-  ../bind.layer_1/weights.npz block_cache_1 -- model_transform.py \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 \
+  ../bind.layer_1/block_cache_1.onnx ../bind.layer_1/weights.npz block_cache_1 -- model_transform.py \
   --model_name block_cache_1 \
   --model_def ../bind.layer_1/block_cache_1.onnx \
   --mlir block_cache_1.mlir \
@@ -338,8 +339,8 @@ end
 
 begin block_cache_2
 compiler python3 \
-  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 ../bind.layer_2/block_cache_2.onnx \
-  ../bind.layer_2/weights.npz block_cache_2 -- model_transform.py \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 \
+  ../bind.layer_2/block_cache_2.onnx ../bind.layer_2/weights.npz block_cache_2 -- model_transform.py \
   --model_name block_cache_2 \
   --model_def ../bind.layer_2/block_cache_2.onnx \
   --mlir block_cache_2.mlir \
@@ -386,8 +387,8 @@ end
 
 begin block_cache_3
 compiler python3 \
-  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 ../bind.layer_3/block_cache_3.onnx \
-  ../bind.layer_3/weights.npz block_cache_3 -- model_transform.py \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 \
+  ../bind.layer_3/block_cache_3.onnx ../bind.layer_3/weights.npz block_cache_3 -- model_transform.py \
   --model_name block_cache_3 \
   --model_def ../bind.layer_3/block_cache_3.onnx \
   --mlir block_cache_3.mlir \
@@ -434,8 +435,8 @@ end
 
 begin block_cache_4
 compiler python3 \
-  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 ../bind.layer_4/block_cache_4.onnx \
-  ../bind.layer_4/weights.npz block_cache_4 -- model_transform.py \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 \
+  ../bind.layer_4/block_cache_4.onnx ../bind.layer_4/weights.npz block_cache_4 -- model_transform.py \
   --model_name block_cache_4 \
   --model_def ../bind.layer_4/block_cache_4.onnx \
   --mlir block_cache_4.mlir \
@@ -482,8 +483,8 @@ end
 
 begin block_cache_5
 compiler python3 \
-  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 ../bind.layer_5/block_cache_5.onnx \
-  ../bind.layer_5/weights.npz block_cache_5 -- model_transform.py \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 \
+  ../bind.layer_5/block_cache_5.onnx ../bind.layer_5/weights.npz block_cache_5 -- model_transform.py \
   --model_name block_cache_5 \
   --model_def ../bind.layer_5/block_cache_5.onnx \
   --mlir block_cache_5.mlir \
@@ -530,8 +531,8 @@ end
 
 begin block_cache_6
 compiler python3 \
-  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 ../bind.layer_6/block_cache_6.onnx \
-  ../bind.layer_6/weights.npz block_cache_6 -- model_transform.py \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 \
+  ../bind.layer_6/block_cache_6.onnx ../bind.layer_6/weights.npz block_cache_6 -- model_transform.py \
   --model_name block_cache_6 \
   --model_def ../bind.layer_6/block_cache_6.onnx \
   --mlir block_cache_6.mlir \
@@ -578,8 +579,8 @@ end
 
 begin block_cache_7
 compiler python3 \
-  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 ../bind.layer_7/block_cache_7.onnx \
-  ../bind.layer_7/weights.npz block_cache_7 -- model_transform.py \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 \
+  ../bind.layer_7/block_cache_7.onnx ../bind.layer_7/weights.npz block_cache_7 -- model_transform.py \
   --model_name block_cache_7 \
   --model_def ../bind.layer_7/block_cache_7.onnx \
   --mlir block_cache_7.mlir \
@@ -626,8 +627,8 @@ end
 
 begin block_cache_8
 compiler python3 \
-  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 ../bind.layer_8/block_cache_8.onnx \
-  ../bind.layer_8/weights.npz block_cache_8 -- model_transform.py \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 \
+  ../bind.layer_8/block_cache_8.onnx ../bind.layer_8/weights.npz block_cache_8 -- model_transform.py \
   --model_name block_cache_8 \
   --model_def ../bind.layer_8/block_cache_8.onnx \
   --mlir block_cache_8.mlir \
@@ -674,8 +675,8 @@ end
 
 begin block_cache_9
 compiler python3 \
-  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 ../bind.layer_9/block_cache_9.onnx \
-  ../bind.layer_9/weights.npz block_cache_9 -- model_transform.py \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 \
+  ../bind.layer_9/block_cache_9.onnx ../bind.layer_9/weights.npz block_cache_9 -- model_transform.py \
   --model_name block_cache_9 \
   --model_def ../bind.layer_9/block_cache_9.onnx \
   --mlir block_cache_9.mlir \
@@ -722,8 +723,9 @@ end
 
 begin block_cache_10
 compiler python3 \
-  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 ../bind.layer_10/block_cache_10.onnx \
-  ../bind.layer_10/weights.npz block_cache_10 -- model_transform.py \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 \
+  ../bind.layer_10/block_cache_10.onnx ../bind.layer_10/weights.npz block_cache_10 -- \
+  model_transform.py \
   --model_name block_cache_10 \
   --model_def ../bind.layer_10/block_cache_10.onnx \
   --mlir block_cache_10.mlir \
@@ -770,8 +772,9 @@ end
 
 begin block_cache_11
 compiler python3 \
-  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 ../bind.layer_11/block_cache_11.onnx \
-  ../bind.layer_11/weights.npz block_cache_11 -- model_transform.py \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 \
+  ../bind.layer_11/block_cache_11.onnx ../bind.layer_11/weights.npz block_cache_11 -- \
+  model_transform.py \
   --model_name block_cache_11 \
   --model_def ../bind.layer_11/block_cache_11.onnx \
   --mlir block_cache_11.mlir \
@@ -818,8 +821,9 @@ end
 
 begin block_cache_12
 compiler python3 \
-  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 ../bind.layer_12/block_cache_12.onnx \
-  ../bind.layer_12/weights.npz block_cache_12 -- model_transform.py \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 \
+  ../bind.layer_12/block_cache_12.onnx ../bind.layer_12/weights.npz block_cache_12 -- \
+  model_transform.py \
   --model_name block_cache_12 \
   --model_def ../bind.layer_12/block_cache_12.onnx \
   --mlir block_cache_12.mlir \
@@ -866,8 +870,9 @@ end
 
 begin block_cache_13
 compiler python3 \
-  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 ../bind.layer_13/block_cache_13.onnx \
-  ../bind.layer_13/weights.npz block_cache_13 -- model_transform.py \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 \
+  ../bind.layer_13/block_cache_13.onnx ../bind.layer_13/weights.npz block_cache_13 -- \
+  model_transform.py \
   --model_name block_cache_13 \
   --model_def ../bind.layer_13/block_cache_13.onnx \
   --mlir block_cache_13.mlir \
@@ -914,8 +919,9 @@ end
 
 begin block_cache_14
 compiler python3 \
-  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 ../bind.layer_14/block_cache_14.onnx \
-  ../bind.layer_14/weights.npz block_cache_14 -- model_transform.py \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 \
+  ../bind.layer_14/block_cache_14.onnx ../bind.layer_14/weights.npz block_cache_14 -- \
+  model_transform.py \
   --model_name block_cache_14 \
   --model_def ../bind.layer_14/block_cache_14.onnx \
   --mlir block_cache_14.mlir \
@@ -962,8 +968,9 @@ end
 
 begin block_cache_15
 compiler python3 \
-  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 ../bind.layer_15/block_cache_15.onnx \
-  ../bind.layer_15/weights.npz block_cache_15 -- model_transform.py \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 \
+  ../bind.layer_15/block_cache_15.onnx ../bind.layer_15/weights.npz block_cache_15 -- \
+  model_transform.py \
   --model_name block_cache_15 \
   --model_def ../bind.layer_15/block_cache_15.onnx \
   --mlir block_cache_15.mlir \
@@ -1010,8 +1017,9 @@ end
 
 begin block_cache_16
 compiler python3 \
-  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 ../bind.layer_16/block_cache_16.onnx \
-  ../bind.layer_16/weights.npz block_cache_16 -- model_transform.py \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 \
+  ../bind.layer_16/block_cache_16.onnx ../bind.layer_16/weights.npz block_cache_16 -- \
+  model_transform.py \
   --model_name block_cache_16 \
   --model_def ../bind.layer_16/block_cache_16.onnx \
   --mlir block_cache_16.mlir \
@@ -1058,8 +1066,9 @@ end
 
 begin block_cache_17
 compiler python3 \
-  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 ../bind.layer_17/block_cache_17.onnx \
-  ../bind.layer_17/weights.npz block_cache_17 -- model_transform.py \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 \
+  ../bind.layer_17/block_cache_17.onnx ../bind.layer_17/weights.npz block_cache_17 -- \
+  model_transform.py \
   --model_name block_cache_17 \
   --model_def ../bind.layer_17/block_cache_17.onnx \
   --mlir block_cache_17.mlir \
@@ -1106,8 +1115,9 @@ end
 
 begin block_cache_18
 compiler python3 \
-  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 ../bind.layer_18/block_cache_18.onnx \
-  ../bind.layer_18/weights.npz block_cache_18 -- model_transform.py \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 \
+  ../bind.layer_18/block_cache_18.onnx ../bind.layer_18/weights.npz block_cache_18 -- \
+  model_transform.py \
   --model_name block_cache_18 \
   --model_def ../bind.layer_18/block_cache_18.onnx \
   --mlir block_cache_18.mlir \
@@ -1154,8 +1164,9 @@ end
 
 begin block_cache_19
 compiler python3 \
-  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 ../bind.layer_19/block_cache_19.onnx \
-  ../bind.layer_19/weights.npz block_cache_19 -- model_transform.py \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 \
+  ../bind.layer_19/block_cache_19.onnx ../bind.layer_19/weights.npz block_cache_19 -- \
+  model_transform.py \
   --model_name block_cache_19 \
   --model_def ../bind.layer_19/block_cache_19.onnx \
   --mlir block_cache_19.mlir \
@@ -1202,8 +1213,9 @@ end
 
 begin block_cache_20
 compiler python3 \
-  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 ../bind.layer_20/block_cache_20.onnx \
-  ../bind.layer_20/weights.npz block_cache_20 -- model_transform.py \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 \
+  ../bind.layer_20/block_cache_20.onnx ../bind.layer_20/weights.npz block_cache_20 -- \
+  model_transform.py \
   --model_name block_cache_20 \
   --model_def ../bind.layer_20/block_cache_20.onnx \
   --mlir block_cache_20.mlir \
@@ -1250,8 +1262,9 @@ end
 
 begin block_cache_21
 compiler python3 \
-  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 ../bind.layer_21/block_cache_21.onnx \
-  ../bind.layer_21/weights.npz block_cache_21 -- model_transform.py \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 \
+  ../bind.layer_21/block_cache_21.onnx ../bind.layer_21/weights.npz block_cache_21 -- \
+  model_transform.py \
   --model_name block_cache_21 \
   --model_def ../bind.layer_21/block_cache_21.onnx \
   --mlir block_cache_21.mlir \
@@ -1298,8 +1311,9 @@ end
 
 begin block_cache_22
 compiler python3 \
-  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 ../bind.layer_22/block_cache_22.onnx \
-  ../bind.layer_22/weights.npz block_cache_22 -- model_transform.py \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 \
+  ../bind.layer_22/block_cache_22.onnx ../bind.layer_22/weights.npz block_cache_22 -- \
+  model_transform.py \
   --model_name block_cache_22 \
   --model_def ../bind.layer_22/block_cache_22.onnx \
   --mlir block_cache_22.mlir \
@@ -1346,8 +1360,9 @@ end
 
 begin block_cache_23
 compiler python3 \
-  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 ../bind.layer_23/block_cache_23.onnx \
-  ../bind.layer_23/weights.npz block_cache_23 -- model_transform.py \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 \
+  ../bind.layer_23/block_cache_23.onnx ../bind.layer_23/weights.npz block_cache_23 -- \
+  model_transform.py \
   --model_name block_cache_23 \
   --model_def ../bind.layer_23/block_cache_23.onnx \
   --mlir block_cache_23.mlir \

@@ -66,7 +66,8 @@ compiler model_transform.py \
   --do_onnx_sim= \
   --not_inference
 compiler python3 \
-  -I /opt/hf2bmodel/compile/rebind.py seal block ../bind.layer_0/block_0.onnx ../bind.layer_0/weights.npz
+  -I /opt/hf2bmodel/compile/rebind.py seal block ../bind.layer_0/block_0.onnx \
+  ../bind.layer_0/weights.npz
 end
 
 begin transform.block_cache.0
@@ -203,8 +204,8 @@ end
 
 begin block_cache_0
 compiler python3 \
-  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 ../bind.layer_0/block_cache_0.onnx \
-  ../bind.layer_0/weights.npz block_cache_0 -- model_transform.py \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 \
+  ../bind.layer_0/block_cache_0.onnx ../bind.layer_0/weights.npz block_cache_0 -- model_transform.py \
   --model_name block_cache_0 \
   --model_def ../bind.layer_0/block_cache_0.onnx \
   --mlir block_cache_0.mlir \
@@ -249,8 +250,8 @@ end
 
 begin block_cache_1
 compiler python3 \
-  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 ../bind.layer_1/block_cache_1.onnx \
-  ../bind.layer_1/weights.npz block_cache_1 -- model_transform.py \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 \
+  ../bind.layer_1/block_cache_1.onnx ../bind.layer_1/weights.npz block_cache_1 -- model_transform.py \
   --model_name block_cache_1 \
   --model_def ../bind.layer_1/block_cache_1.onnx \
   --mlir block_cache_1.mlir \
@@ -295,8 +296,8 @@ end
 
 begin block_cache_2
 compiler python3 \
-  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 ../bind.layer_2/block_cache_2.onnx \
-  ../bind.layer_2/weights.npz block_cache_2 -- model_transform.py \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 \
+  ../bind.layer_2/block_cache_2.onnx ../bind.layer_2/weights.npz block_cache_2 -- model_transform.py \
   --model_name block_cache_2 \
   --model_def ../bind.layer_2/block_cache_2.onnx \
   --mlir block_cache_2.mlir \
@@ -341,8 +342,8 @@ end
 
 begin block_cache_3
 compiler python3 \
-  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 ../bind.layer_3/block_cache_3.onnx \
-  ../bind.layer_3/weights.npz block_cache_3 -- model_transform.py \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 \
+  ../bind.layer_3/block_cache_3.onnx ../bind.layer_3/weights.npz block_cache_3 -- model_transform.py \
   --model_name block_cache_3 \
   --model_def ../bind.layer_3/block_cache_3.onnx \
   --mlir block_cache_3.mlir \
@@ -387,8 +388,8 @@ end
 
 begin block_cache_4
 compiler python3 \
-  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 ../bind.layer_4/block_cache_4.onnx \
-  ../bind.layer_4/weights.npz block_cache_4 -- model_transform.py \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 \
+  ../bind.layer_4/block_cache_4.onnx ../bind.layer_4/weights.npz block_cache_4 -- model_transform.py \
   --model_name block_cache_4 \
   --model_def ../bind.layer_4/block_cache_4.onnx \
   --mlir block_cache_4.mlir \
@@ -433,8 +434,8 @@ end
 
 begin block_cache_5
 compiler python3 \
-  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 ../bind.layer_5/block_cache_5.onnx \
-  ../bind.layer_5/weights.npz block_cache_5 -- model_transform.py \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 \
+  ../bind.layer_5/block_cache_5.onnx ../bind.layer_5/weights.npz block_cache_5 -- model_transform.py \
   --model_name block_cache_5 \
   --model_def ../bind.layer_5/block_cache_5.onnx \
   --mlir block_cache_5.mlir \

@@ -66,7 +66,8 @@ compiler model_transform.py \
   --do_onnx_sim= \
   --not_inference
 compiler python3 \
-  -I /opt/hf2bmodel/compile/rebind.py seal block ../bind.layer_0/block_0.onnx ../bind.layer_0/weights.npz
+  -I /opt/hf2bmodel/compile/rebind.py seal block ../bind.layer_0/block_0.onnx \
+  ../bind.layer_0/weights.npz
 end
 
 begin transform.block_cache.0
@@ -170,8 +171,8 @@ end
 
 begin block_cache_0
 compiler python3 \
-  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 ../bind.layer_0/block_cache_0.onnx \
-  ../bind.layer_0/weights.npz block_cache_0 -- model_transform.py \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 \
+  ../bind.layer_0/block_cache_0.onnx ../bind.layer_0/weights.npz block_cache_0 -- model_transform.py \
   --model_name block_cache_0 \
   --model_def ../bind.layer_0/block_cache_0.onnx \
   --mlir block_cache_0.mlir \
@@ -218,8 +219,8 @@ end
 
 begin block_cache_1
 compiler python3 \
-  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 ../bind.layer_1/block_cache_1.onnx \
-  ../bind.layer_1/weights.npz block_cache_1 -- model_transform.py \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 \
+  ../bind.layer_1/block_cache_1.onnx ../bind.layer_1/weights.npz block_cache_1 -- model_transform.py \
   --model_name block_cache_1 \
   --model_def ../bind.layer_1/block_cache_1.onnx \
   --mlir block_cache_1.mlir \
@@ -266,8 +267,8 @@ end
 
 begin block_cache_2
 compiler python3 \
-  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 ../bind.layer_2/block_cache_2.onnx \
-  ../bind.layer_2/weights.npz block_cache_2 -- model_transform.py \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 \
+  ../bind.layer_2/block_cache_2.onnx ../bind.layer_2/weights.npz block_cache_2 -- model_transform.py \
   --model_name block_cache_2 \
   --model_def ../bind.layer_2/block_cache_2.onnx \
   --mlir block_cache_2.mlir \
@@ -314,8 +315,8 @@ end
 
 begin block_cache_3
 compiler python3 \
-  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 ../bind.layer_3/block_cache_3.onnx \
-  ../bind.layer_3/weights.npz block_cache_3 -- model_transform.py \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 \
+  ../bind.layer_3/block_cache_3.onnx ../bind.layer_3/weights.npz block_cache_3 -- model_transform.py \
   --model_name block_cache_3 \
   --model_def ../bind.layer_3/block_cache_3.onnx \
   --mlir block_cache_3.mlir \
@@ -362,8 +363,8 @@ end
 
 begin block_cache_4
 compiler python3 \
-  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 ../bind.layer_4/block_cache_4.onnx \
-  ../bind.layer_4/weights.npz block_cache_4 -- model_transform.py \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 \
+  ../bind.layer_4/block_cache_4.onnx ../bind.layer_4/weights.npz block_cache_4 -- model_transform.py \
   --model_name block_cache_4 \
   --model_def ../bind.layer_4/block_cache_4.onnx \
   --mlir block_cache_4.mlir \
@@ -410,8 +411,8 @@ end
 
 begin block_cache_5
 compiler python3 \
-  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 ../bind.layer_5/block_cache_5.onnx \
-  ../bind.layer_5/weights.npz block_cache_5 -- model_transform.py \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block_cache.0 \
+  ../bind.layer_5/block_cache_5.onnx ../bind.layer_5/weights.npz block_cache_5 -- model_transform.py \
   --model_name block_cache_5 \
   --model_def ../bind.layer_5/block_cache_5.onnx \
   --mlir block_cache_5.mlir \
