@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from compile import deploy, estimate
 from contract import graphs
 from contract.errors import UserError, one_of
-from contract.ladder import MIN_POSITIONS
+from contract.ladder import POSITIONS
 from contract.modes import CHIPS, DEVICES, HEADS, MODES
+from exporters.architecture import find
 
 if TYPE_CHECKING:
     from exporters.spec import DecoderSpec
@@ -117,6 +118,9 @@ def _check_sizes(spec: DecoderSpec, options: Options) -> None:
     if options.seq_length > spec.max_positions:
         remedy = f"use 1 to {spec.max_positions}, the model's limit"
         raise UserError(f"{options.seq_length} positions cannot be built", "--seq-length", remedy)
+    if options.devices > 1 and not find(spec.model_type).devices:
+        what = f"attention of {spec.model_type} models cannot be split over devices"
+        raise UserError(what, "--devices", "use 1")
     if spec.heads % options.devices or spec.kv_heads % options.devices:
         fits = [n for n in DEVICES if spec.heads % n == spec.kv_heads % n == 0]
         heads = f"{spec.heads} heads and {spec.kv_heads} KV heads"
@@ -136,11 +140,7 @@ def _check_group(spec: DecoderSpec, options: Options) -> None:
 
 def _widths(spec: DecoderSpec, devices: int) -> dict[str, int]:
     """Input channels of a block's linear layers, on one device."""
-    return {
-        "hidden size": spec.hidden,
-        "attention width": spec.heads * spec.head_dim // devices,
-        "intermediate size": spec.intermediate // devices,
-    }
+    return {name: width if name == "hidden size" else width // devices for name, width in spec.widths}
 
 
 def eight_bit_group(spec: DecoderSpec, devices: int, kind: str) -> int:
@@ -156,7 +156,7 @@ def eight_bit_group(spec: DecoderSpec, devices: int, kind: str) -> int:
 def parity_command(model: str, seq_length: int, devices: int, prompt: str) -> tuple[str, ...]:
     """The host's rungs of the ladder; it finds the bind steps' folders beside its own."""
     sizes = ("--seq-length", str(seq_length), "--devices", str(devices))
-    return _exporter("parity", model, "--graphs", "..", *sizes, "--prompt", prompt, "--positions", str(MIN_POSITIONS))
+    return _exporter("parity", model, "--graphs", "..", *sizes, "--prompt", prompt, "--positions", str(POSITIONS))
 
 
 def _exporter(command: str, model: str, *rest: str) -> tuple[str, ...]:

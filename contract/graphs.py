@@ -5,8 +5,9 @@ C++ demos load our bmodels and our runtime loads theirs. Where llm_convert leave
 (`lm_head.reshape_f32`, `Softmax1`) ours differs by name and agrees by position, shape and dtype.
 
 Shapes are in elements. S is the built sequence length, H the hidden size, K the KV heads, D the head size, V the
-vocabulary. `half` is the chip's storage type for activations: bfloat16, or float16 in mode f16; the ONNX graph
-of the same net carries float32 in its place.
+vocabulary. Where attention is latent (MLA), k is the compressed latent and v the rotated key that all heads share,
+each as one head: that is all its cache holds. `half` is the chip's storage type for activations: bfloat16, or float16
+in mode f16; the ONNX graph of the same net carries float32 in its place.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ class Geometry:
     hidden: int
     kv_heads: int
     head_dim: int
+    v_head_dim: int
     vocab: int
     seq_length: int
     half: str = BFLOAT16
@@ -114,7 +116,9 @@ def block(g: Geometry, layer: int) -> GraphSpec:
 def block_cache(g: Geometry, layer: int) -> GraphSpec:
     """One layer, one decode step over a KV cache of S positions; returns only the new step's k and v."""
     s = g.seq_length
-    history = tuple(TensorSpec(n, (1, s, g.kv_heads, g.head_dim), g.half) for n in ("history_k", "history_v"))
+    history = tuple(
+        TensorSpec(n, (1, s, *kv), g.half) for n, kv in zip(("history_k", "history_v"), _kv(g), strict=True)
+    )
     inputs = _block_inputs(g, 1, s + 1) + history
     return GraphSpec(block_cache_name(layer), BLOCK_CACHE, layer, inputs, _block_outputs(g, 1))
 
@@ -128,12 +132,16 @@ def _block_inputs(g: Geometry, length: int, visible: int) -> tuple[TensorSpec, .
 
 
 def _block_outputs(g: Geometry, length: int) -> tuple[TensorSpec, ...]:
-    kv = (1, length, g.kv_heads, g.head_dim)
+    k, v = _kv(g)
     return (
         TensorSpec("output_states", (1, length, g.hidden), g.half),
-        TensorSpec("k_cache", kv, g.half),
-        TensorSpec("v_cache", kv, g.half),
+        TensorSpec("k_cache", (1, length, *k), g.half),
+        TensorSpec("v_cache", (1, length, *v), g.half),
     )
+
+
+def _kv(g: Geometry) -> tuple[tuple[int, int], tuple[int, int]]:
+    return (g.kv_heads, g.head_dim), (g.kv_heads, g.v_head_dim)
 
 
 def lm_head(g: Geometry, top1: bool) -> GraphSpec:

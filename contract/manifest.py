@@ -19,7 +19,8 @@ VERIFIED, FAILED, UNVERIFIED = "verified", "failed", "unverified"
 class Manifest:
     """Sizes are bytes, times seconds, cycles as the compiler's profile counts them.
 
-    `model`: source path, hub id and revision, model_type, content hashes of config and weight files.
+    `model`: source path, hub id and revision, model_type, content hashes of config and weight files; for rope that
+    changes with the length of the sequence, `rope_switches` and `rope_restarts` (see Rope).
     `options`: mode, chip, devices, seq_length, head, group size. `geometry`: fields of contract.graphs.Geometry.
     `tools`: versions. `nets`: per net name its kind, layer, quantize, cycles, bytes, seconds.
     `parity`: Score records. `status`: verified, failed or unverified, with `reason`.
@@ -38,6 +39,27 @@ class Manifest:
     reason: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     schema: int = SCHEMA
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Lengths beyond which a conversation uses other rows of its nets' rotary tables, in ascending order, and whether
+    one that grows past such a length is computed anew."""
+
+    switches: tuple[int, ...] = ()
+    restarts: bool = True
+
+    def row(self, length: int, seq_length: int) -> int:
+        """What is added to each position of a conversation of `length` positions."""
+        return seq_length * sum(length > switch for switch in self.switches)
+
+
+def rope(bmodel: Path) -> Rope:
+    """Of a bmodel with its manifest beside it; without, rope is taken to be the same at all lengths."""
+    if not (bmodel.parent / NAME).is_file():
+        return Rope()
+    model = read(bmodel.parent).model
+    return Rope(tuple(model.get("rope_switches", ())), model.get("rope_restarts", True))
 
 
 def write(manifest: Manifest, folder: Path) -> None:

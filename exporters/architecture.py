@@ -3,53 +3,82 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from typing import Any
 
 from contract.errors import UserError, one_of
+from exporters.rows import Rows
 from exporters.spec import DecoderSpec, llama_like
 
 # The files of this folder that hold a table, each as ARCHITECTURE.
-TABLES = ("llama", "qwen2")
+TABLES = (
+    *("llama", "qwen2", "mistral", "qwen3", "phi3", "gemma", "gemma3", "glm"),
+    *("falcon", "gpt_bigcode", "minicpm3", "deepseek_v2"),
+)
 
 
 @dataclass(frozen=True)
-class Fusion:
-    """Linear modules `parts` of a layer become one module `into`: their weights one after the other by rows."""
+class Source:
+    """Where a parameter of ours comes from: the checkpoint's `parts`, joined along `axis`, of which `rows` are taken.
 
-    into: str
+    Paths of modules, relative to the layer. `{expert}` in one stands for each expert in turn.
+    """
+
     parts: tuple[str, ...]
+    rows: Rows = ()
+    axis: int = 0
+
+
+@dataclass(frozen=True)
+class Swap:
+    """In each layer that has a module at `when` (or `at`), the module at `at` gives way to one of ours.
+
+    `to`: "module:Class", called with the old module and these sources. `sources(spec, devices)`: for each module
+    of the new one, relative to it, where its weights come from, relative to the old one; what is not named keeps
+    its path.
+    """
+
+    at: str
+    to: str
+    sources: Callable[[DecoderSpec, int], Mapping[str, Source]]
+    when: str = ""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Paths are dotted, from the model's root; `layer_weights` and fusions are relative to one layer.
+    """Paths are dotted, from the model's root; `layer_weights` and swaps are relative to one layer.
 
     `layer_weights`: what a checkpoint must hold for every layer (biases that a config may switch off are left out).
-    `patches`: "module:NAME" of a tuple of patches, loaded only where torch is. They and `fusions` apply to graphs
-    for one device; `split_patches` to those for several, where fused projections could not be split.
+    `positions`: a table of learned positions that is added to the embedding. `tables`: "module:function" for rotary
+    tables that no module at `rotary` gives by itself: (decoder, length, layer) to cos and sin, each [rows, size].
+    `devices`: whether a build may be split over several devices.
+    `normalised_head`: rows of lm_head are divided by their length. `remote`: the checkpoint brings its own code.
     """
 
     model_types: tuple[str, ...]
     layer_weights: tuple[str, ...]
+    swaps: tuple[Swap, ...]
     embed: str = "model.embed_tokens"
     layers: str = "model.layers"
     norm: str = "model.norm"
     head: str = "lm_head"
     rotary: str = "model.rotary_emb"
-    fusions: tuple[Fusion, ...] = ()
-    patches: str = ""
-    split_patches: str = ""
+    positions: str = ""
+    tables: str = ""
+    normalised_head: bool = False
+    remote: bool = False
+    devices: bool = True
     read: Callable[[dict[str, Any]], DecoderSpec] = llama_like
 
     def required_weights(self, spec: DecoderSpec) -> tuple[str, ...]:
         """Names of the tensors without which nothing can be exported."""
         layers = (f"{self.layers}.{i}.{name}" for i in range(spec.layers) for name in self.layer_weights)
         head = () if spec.tied else (f"{self.head}.weight",)
-        return (f"{self.embed}.weight", *layers, f"{self.norm}.weight", *head)
+        positions = (f"{self.positions}.weight",) if self.positions else ()
+        return (f"{self.embed}.weight", *positions, *layers, f"{self.norm}.weight", *head)
 
 
 @cache

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ import numpy as np
 from contract import graphs
 from contract.errors import UserError
 from exporters import weights as weight_file
+from exporters.architecture import Source
 from exporters.checkpoint import Checkpoint
+from exporters.rows import Rows
 
 BINDINGS, CONSTANTS = "bindings.json", "constants.npz"
 Array = np.ndarray[Any, np.dtype[np.float32]]
@@ -27,15 +29,21 @@ Array = np.ndarray[Any, np.dtype[np.float32]]
 
 @dataclass(frozen=True)
 class Weight:
-    """One initializer, float32 of `shape` as stored: the checkpoint's `parts` joined by rows, then transposed.
+    """One initializer, float32 of `shape` as stored: the checkpoint's `parts` joined along `axis`, of which `rows`
+    (strided ranges; all, where there are none) are taken, divided by their length if `normalised`, then transposed
+    if `transposed`.
 
-    Without parts it is a constant that tracing computed, such as a rotary table.
+    In `parts`, "{layer}" stands for the layer's own prefix. Without parts it is a constant that tracing computed, such
+    as a rotary table.
     """
 
     name: str
     parts: tuple[str, ...]
     shape: tuple[int, ...]
-    transposed: bool
+    rows: Rows = ()
+    axis: int = 0
+    normalised: bool = False
+    transposed: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,8 +58,35 @@ class Binding:
 
 
 def binding_from_json(data: dict[str, Any]) -> Binding:
-    weights = (Weight(w["name"], tuple(w["parts"]), tuple(w["shape"]), w["transposed"]) for w in data["weights"])
-    return Binding(data["skeleton"], tuple(weights))
+    return Binding(data["skeleton"], tuple(_weight_from_json(w) for w in data["weights"]))
+
+
+def _weight_from_json(data: dict[str, Any]) -> Weight:
+    rows = tuple((start, stop, step) for start, stop, step in data["rows"])
+    return Weight(**data | {"parts": tuple(data["parts"]), "shape": tuple(data["shape"]), "rows": rows})
+
+
+def weight_of(name: str, shape: Sequence[int], sources: Mapping[str, Source], experts: int) -> Weight:
+    """Where parameter `name` of a layer comes from: by the source of the module nearest above it, else by its name."""
+    path, _, leaf = name.rpartition(".")
+    source, rest = Source((path,)), ""
+    for place in _upwards(path):
+        if place in sources:
+            source, rest = sources[place], path.removeprefix(place)
+            break
+    parts = tuple(part.replace("{expert}", str(i)) for part in source.parts for i in range(_copies(part, experts)))
+    names = tuple("{layer}" + ".".join(filter(None, (f"{part}{rest}", leaf))) for part in parts)
+    return Weight(name, names, tuple(shape), source.rows, source.axis)
+
+
+def _upwards(path: str) -> Iterator[str]:
+    while path:
+        yield path
+        path = path.rpartition(".")[0]
+
+
+def _copies(part: str, experts: int) -> int:
+    return experts if "{expert}" in part else 1
 
 
 def bind(checkpoint: Checkpoint, skeletons: Path, group: str, out: Path) -> None:
@@ -72,7 +107,7 @@ def bind(checkpoint: Checkpoint, skeletons: Path, group: str, out: Path) -> None
     def arrays() -> Iterator[tuple[str, Array]]:
         with np.load(skeletons / CONSTANTS) as constants:
             for name, weight in weights.items():
-                value = _assemble(checkpoint, weight, prefix) if weight.parts else constants[f"{key}/{name}"]
+                value = assemble(checkpoint, weight, prefix) if weight.parts else constants[f"{key}/{name}"]
                 yield name, value
 
     weight_file.write(arrays(), out / weight_file.NAME)
@@ -81,10 +116,19 @@ def bind(checkpoint: Checkpoint, skeletons: Path, group: str, out: Path) -> None
         shutil.copyfile(skeletons / f"{binding.skeleton}.onnx", out / f"{name}.onnx")
 
 
-def _assemble(checkpoint: Checkpoint, weight: Weight, prefix: str) -> np.ndarray[Any, np.dtype[np.float32]]:
-    names = [part.replace("{layer}", prefix) for part in weight.parts]
+def assemble(checkpoint: Checkpoint, weight: Weight, prefix: str) -> Array:
+    """The weight as `Weight` says; `prefix` is the layer's, with a dot at its end.
+
+    UserError where a tensor is missing, has another shape than config.json promises, or holds NaN.
+    """
+    names = [part.replace("{layer}", prefix) if "{layer}" in part else part for part in weight.parts]
+    checkpoint.require(names)
     parts = [checkpoint.read(name) for name in names]
-    value = np.concatenate(parts) if len(parts) > 1 else parts[0]
+    value = np.concatenate(parts, axis=weight.axis) if len(parts) > 1 else parts[0]
+    if weight.rows:
+        value = np.concatenate([value[start:stop:step] for start, stop, step in weight.rows])
+    if weight.normalised:
+        value = value / np.maximum(np.linalg.norm(value, axis=-1, keepdims=True), 1e-12)
     value = np.ascontiguousarray(value.T) if weight.transposed else value
     if value.shape != weight.shape:
         found, wanted = list(value.shape), list(weight.shape)

@@ -68,8 +68,9 @@ def padded(ids: list[int], length: int) -> Array:
     return out
 
 
-def run_layer(runs: tuple[Run, Run], states: States, geometry: Geometry, valid: int) -> LayerRun:
-    """`runs`: the prefill and the decode net. `valid`: real positions of the prompt.
+def run_layer(runs: tuple[Run, Run], states: States, geometry: Geometry, valid: int, row: int = 0) -> LayerRun:
+    """`runs`: the prefill and the decode net. `valid`: real positions of the prompt. `row`: the row of the rotary
+    tables that stands for position 0 in a conversation of this length.
 
     The KV cache is filled as the runtime fills it.
     """
@@ -77,12 +78,12 @@ def run_layer(runs: tuple[Run, Run], states: States, geometry: Geometry, valid: 
     length = geometry.seq_length
     inputs = {
         "input_states": states.prefill,
-        "position_ids": np.arange(length, dtype=np.int32)[None],
+        "position_ids": np.arange(row, row + length, dtype=np.int32)[None],
         "attention_mask": prefill_mask(length),
     }
     out = LayerRun(Call(inputs, prefill(inputs)))
-    shape = (1, length, geometry.kv_heads, geometry.head_dim)
-    history = {name: np.zeros(shape, np.float32) for name in ("history_k", "history_v")}
+    sizes = {"history_k": geometry.head_dim, "history_v": geometry.v_head_dim}
+    history = {n: np.zeros((1, length, geometry.kv_heads, size), np.float32) for n, size in sizes.items()}
     fresh = {"history_k": "k_cache", "history_v": "v_cache"}
     for name, source in fresh.items():
         history[name][:, :valid] = out.prefill.outputs[source][:, :valid]
@@ -90,7 +91,7 @@ def run_layer(runs: tuple[Run, Run], states: States, geometry: Geometry, valid: 
         past = valid + number
         inputs = {
             "input_states": step,
-            "position_ids": np.array([[past]], np.int32),
+            "position_ids": np.array([[row + past]], np.int32),
             "attention_mask": decode_mask(length, past),
             **{name: value.copy() for name, value in history.items()},
         }

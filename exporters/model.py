@@ -1,88 +1,141 @@
 """The Hugging Face side: module classes of a checkpoint, built one layer at a time.
 
-The whole model exists on the meta device only. A layer is built on the CPU by its own class (not `to_empty` from
-meta, which hands out uninitialised buffers) and takes its weights straight from the checkpoint.
+The whole model exists without weights only. A layer is built by its own class, with the buffers its constructor
+computes (not `to_empty` from the meta device, which hands out uninitialised ones), and takes its weights straight from
+the checkpoint.
 """
 
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from exporters import spec as specs
-from exporters.architecture import Architecture, find
+from exporters.architecture import Architecture, Swap, find
+from exporters.bind import Weight, assemble, weight_of
 from exporters.checkpoint import Checkpoint
-from patches.attention import fuse_linears
-from patches.patch import Patch, applied
+from exporters.modules import Block
+from patches import rotary
+from patches.positions import Alibi, Window
 
 
 class Decoder:
-    """`devices`: how many the graphs are for; it decides between the architecture's patches (see Architecture)."""
+    """`devices`: how many the graphs are for; it decides between forms of attention (exporters.parts)."""
 
     def __init__(self, model_dir: Path, devices: int = 1) -> None:
         self.model_dir = model_dir
+        self.devices = devices
         self.spec = specs.read(model_dir)
         self.architecture: Architecture = find(self.spec.model_type)
-        self.fusions = self.architecture.fusions if devices == 1 else ()
-        self._patches = self.architecture.patches if devices == 1 else self.architecture.split_patches
-        self.config: Any = AutoConfig.from_pretrained(model_dir, local_files_only=True)
+        config: Any = AutoConfig.from_pretrained(model_dir, local_files_only=True)
         with torch.device("meta"):
-            self.meta: nn.Module = AutoModelForCausalLM.from_config(self.config, attn_implementation="eager").eval()
+            self.meta: nn.Module = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
         # from_config works on a copy; layers must be built from the one that says "eager".
-        self.config = self.meta.config
-
-    @contextmanager
-    def patched(self) -> Iterator[None]:
-        """Inside, layers run as the chip's graphs do."""
-        module, _, name = self._patches.partition(":")
-        patches: tuple[Patch, ...] = getattr(import_module(module), name) if module else ()
-        with applied(patches):
-            yield
+        self.config: Any = self.meta.config
 
     def layer(self, index: int, checkpoint: Checkpoint | None) -> nn.Module:
-        """Decoder layer `index` in float32; on the meta device, without weights, where `checkpoint` is None."""
+        """Decoder layer `index` as the chip's graphs run it; its parameters in float32, or on the meta device,
+        without values, where `checkpoint` is None."""
         cls: Any = type(self.meta.get_submodule(f"{self.architecture.layers}.{index}"))
-        device = "meta" if checkpoint is None else "cpu"
-        with torch.device(device), _no_random_weights():
-            layer: nn.Module = cls(self.config, index).eval().float()
+        places = [p for p in inspect.signature(cls).parameters.values() if p.default is p.empty or "idx" in p.name]
+        with init_empty_weights(include_buffers=False), _no_random_weights():
+            layer: nn.Module = cls(*(self.config, index)[: max(len(places), 1)]).eval().float()
+        for swap in self._swaps(layer):
+            old = layer.get_submodule(swap.at)
+            layer.set_submodule(swap.at, imported(swap.to)(old, swap.sources(self.spec, self.devices)))
         if checkpoint is not None:
-            prefix = f"{self.architecture.layers}.{index}."
-            load(layer, prefix, checkpoint)
-        for fusion in self.fusions:
-            fuse_linears(layer, fusion.into, fusion.parts)
-        return layer
+            fill(layer, self.weights(layer), checkpoint, f"{self.architecture.layers}.{index}.")
+        return layer.eval()
 
-    def rotary_tables(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos and sin, float32 [length, rotary size], as the model's own rotary module gives them."""
-        cls: Any = type(self.meta.get_submodule(self.architecture.rotary))
-        cos, sin = cls(self.config)(torch.zeros(1), torch.arange(length)[None])
-        return cos[0], sin[0]
+    def _swaps(self, layer: nn.Module) -> list[Swap]:
+        """Those of the architecture that this layer has a place for."""
+        paths = {name for name, _ in layer.named_modules()}
+        return [swap for swap in self.architecture.swaps if (swap.when or swap.at) in paths]
+
+    def weights(self, layer: nn.Module) -> dict[str, Weight]:
+        """Parameter of `layer` (as `layer()` gives it) to the tensors of the checkpoint that make it."""
+        modules, sources = dict(layer.named_modules()), {}
+        for swap in self.architecture.swaps:
+            if isinstance(modules.get(swap.at), imported(swap.to)):
+                for path, source in swap.sources(self.spec, self.devices).items():
+                    parts = tuple(f"{swap.at}.{part}" for part in source.parts)
+                    sources[f"{swap.at}.{path}"] = replace(source, parts=parts)
+        experts = self.spec.experts
+        return {name: weight_of(name, v.shape, sources, experts) for name, v in layer.state_dict().items()}
+
+    def rotary_tables(self, length: int, layer: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """cos and sin, float32 [rows, rotary size], as the model's own rotary module gives them; None without one.
+
+        Rows are positions, in one block of `length` or, where rope changes with length, several (rotary.stacked).
+        """
+        path = self.architecture.rotary
+        if not path:
+            return None
+        cls: Any = type(self.meta.get_submodule(path))
+        tables = imported(self.architecture.tables or "patches.rotary:plain")
+        one = partial(tables, cls(self.config), self.spec.layer_types[layer])
+        return rotary.stacked(one, length, self.spec.switches(length))
+
+    def mask(self, length: int, layer: int) -> nn.Module | None:
+        """What changes the caller's mask in this layer: a window shorter than the built length, or ALiBi."""
+        window = self.spec.windows[layer]
+        if self.spec.alibi:
+            return Alibi(length, self.spec.heads)
+        return Window(length, window) if window and window < length else None
+
+    def block(self, layer: nn.Module, index: int, length: int, checkpoint: Checkpoint | None) -> Block:
+        """The layer as a net for `length` positions."""
+        positions = None
+        if self.architecture.positions and index == 0:
+            weight = self.positions_weight(length)
+            positions = torch.empty(weight.shape, device="meta")
+            if checkpoint is not None:
+                positions = torch.from_numpy(assemble(checkpoint, weight, ""))
+        return Block(layer, self.spec, length, self.rotary_tables(length, index), self.mask(length, index), positions)
+
+    def positions_weight(self, length: int) -> Weight:
+        """The learned positions [length, H] that the first layer adds."""
+        name = f"{self.architecture.positions}.weight"
+        return Weight("positions", (name,), (length, self.spec.hidden), ((0, length, 1),))
 
     def leaf(self, path: str, checkpoint: Checkpoint | None) -> nn.Module:
-        """A module without buffers (embedding, final norm) at `path`, in float32, with weights if given."""
+        """A module without buffers (the final norm) at `path`, in float32, with weights if given."""
         module = copy.deepcopy(self.meta.get_submodule(path)).eval().float()
         if next(module.buffers(), None) is not None:
             raise RuntimeError(f"{path} has buffers, which the meta device does not fill")
         if checkpoint is not None:
-            load(module, f"{path}.", checkpoint)
+            weights = {n: Weight(n, (f"{path}.{n}",), tuple(v.shape)) for n, v in module.state_dict().items()}
+            fill(module, weights, checkpoint, "")
         return module
 
-    def head_weight(self) -> str:
-        """The tensor that projects to the vocabulary: the embedding table where the two are tied."""
-        return f"{self.architecture.embed if self.spec.tied else self.architecture.head}.weight"
+    def head_weight(self) -> Weight:
+        """The tensor that projects to the vocabulary, [V, H]: the embedding table where the two are tied."""
+        path = self.architecture.embed if self.spec.tied else self.architecture.head
+        shape = (self.spec.vocab, self.spec.hidden)
+        return Weight("head.weight", (f"{path}.weight",), shape, normalised=self.architecture.normalised_head)
 
 
-def load(module: nn.Module, prefix: str, checkpoint: Checkpoint) -> None:
+def imported(name: str) -> Any:
+    """What "module:attribute" names."""
+    module, _, attribute = name.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def fill(module: nn.Module, weights: dict[str, Weight], checkpoint: Checkpoint, prefix: str) -> None:
     """Assign every parameter and persistent buffer of `module` from `checkpoint`, as float32."""
-    state = {name: torch.from_numpy(checkpoint.read(prefix + name)) for name in module.state_dict()}
+    state = {name: torch.from_numpy(assemble(checkpoint, weight, prefix)) for name, weight in weights.items()}
     module.load_state_dict(state, assign=True)
 
 

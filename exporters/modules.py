@@ -5,37 +5,55 @@ Thin wrappers over Hugging Face's own modules; everything here is float32 and in
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
 from torch import nn
 
 from contract.graphs import SAMPLE_CANDIDATES
-from patches.attention import StepCache
+from patches.attention import Sizes, Step
 
 
 class Embedding(nn.Module):
-    """input_ids [1, T] int32 to [1, T, H]."""
+    """input_ids [1, T] int32 to [1, T, H]. `weight` [V, H]."""
 
-    def __init__(self, table: nn.Module) -> None:
+    def __init__(self, weight: torch.Tensor, scale: float) -> None:
         super().__init__()
-        self.table = table
+        self.table = nn.Embedding(weight.shape[0], weight.shape[1], device="meta")
+        self.table.load_state_dict({"weight": weight}, assign=True)
+        self.scale = scale
 
     def forward(self, input_ids: torch.Tensor) -> Any:
-        return self.table(input_ids)
+        states = self.table(input_ids)
+        return states if self.scale == 1 else states * self.scale
 
 
 class Block(nn.Module):
-    """One layer over a whole prompt, or, given a history, over one step.
+    """One layer over a whole prompt of at most `length` positions, or, given a history, over one step.
 
-    Rotary tables cover the built length; they are looked up by position, so position_ids is a real input.
+    `rotary`: cos and sin [rows, size], looked up by position, so position_ids is a real input. `mask`: what else
+    decides which positions are seen (patches.positions). `positions` [S, H]: learned positions, added to the input.
     """
 
-    def __init__(self, layer: nn.Module, cos: torch.Tensor, sin: torch.Tensor) -> None:
+    def __init__(
+        self,
+        layer: nn.Module,
+        sizes: Sizes,
+        length: int,
+        rotary: tuple[torch.Tensor, torch.Tensor] | None,
+        mask: nn.Module | None = None,
+        positions: torch.Tensor | None = None,
+    ) -> None:
         super().__init__()
-        self.layer = layer
-        self.register_buffer("cos", cos)
-        self.register_buffer("sin", sin)
+        self.layer, self.sizes, self.mask = layer, sizes, mask
+        self.names = set(inspect.signature(layer.forward).parameters)
+        self.register_buffer("cos", rotary and rotary[0])
+        self.register_buffer("sin", rotary and rotary[1])
+        self.positions = positions if positions is None else nn.Parameter(positions, requires_grad=False)
+        # Every block of the contract takes position_ids; where a layer has no use for them, they look up zeros.
+        unused = rotary is None and mask is None and positions is None
+        self.register_buffer("zeros", torch.zeros(length, 1) if unused else None)
 
     def forward(
         self,
@@ -45,35 +63,52 @@ class Block(nn.Module):
         history_k: torch.Tensor | None = None,
         history_v: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        cache = StepCache(history_k, history_v)
         look_up = nn.functional.embedding
-        rotary = (look_up(position_ids, self.cos), look_up(position_ids, self.sin))  # type: ignore[arg-type]
-        out = self.layer(
-            input_states,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=cache,
-            use_cache=True,
-            position_embeddings=rotary,
-        )
-        return (out[0] if isinstance(out, tuple) else out), cache.k, cache.v
+        step = Step(self.sizes, attention_mask, position_ids, None, history_k, history_v)
+        if self.cos is not None:
+            step.rotary = look_up(position_ids, self.cos), look_up(position_ids, self.sin)  # type: ignore[arg-type]
+        if self.mask is not None:
+            step.mask = self.mask(position_ids, attention_mask)
+        if self.zeros is not None:
+            step.mask = attention_mask + look_up(position_ids, self.zeros)  # type: ignore[arg-type]
+        if self.positions is not None:
+            input_states = input_states + look_up(position_ids, self.positions)
+        out = self.layer(input_states, **self._arguments(step))
+        return (out[0] if isinstance(out, tuple) else out), step.k, step.v
+
+    def _arguments(self, step: Step) -> dict[str, Any]:
+        """The layer's own names for what it takes; the step is its cache, whatever it calls that."""
+        known: dict[str, Any] = {
+            "attention_mask": step.mask,
+            "position_ids": step.position_ids,
+            "use_cache": True,
+            **dict.fromkeys(("past_key_values", "past_key_value", "layer_past", "kv_cache"), step),
+            **dict.fromkeys(("position_embeddings", "rotary_pos_emb", "rotary_pos_emb_list"), step.rotary),
+            "alibi": None,
+        }
+        return {name: value for name, value in known.items() if name in self.names}
 
 
 class LmHead(nn.Module):
     """Final norm, then `x @ W` with W [H, V]: with the weight on the left the compiler is 1.5 times slower."""
 
-    def __init__(self, norm: nn.Module, weight: torch.Tensor, top1: str | None) -> None:
-        """`weight` [V, H] as the checkpoint has it. `top1`: "argmax", "topk" or None for logits."""
+    def __init__(
+        self, norm: nn.Module, weight: torch.Tensor, top1: str | None, scale: float = 1.0, softcap: float | None = None
+    ) -> None:
+        """`weight` [V, H] as the checkpoint has it. `top1`: "argmax", "topk" or None for logits. `scale`: a factor on
+        the normed state. `softcap`: c in c * tanh(logits / c), which changes no argmax and is left out of one."""
         super().__init__()
+        self.scale, self.softcap = scale, softcap
         self.norm = norm
         self.head = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
         self.head.load_state_dict({"weight": weight}, assign=True)
         self.top1 = top1
 
     def forward(self, hidden_states: torch.Tensor) -> Any:
-        logits = self.head(self.norm(hidden_states))
+        states = self.norm(hidden_states)
+        logits = self.head(states if self.scale == 1 else states * self.scale)
         if self.top1 is None:
-            return logits
+            return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
         return logits.argmax(-1, keepdim=True) if self.top1 == "argmax" else logits.topk(1)[1]
 
 

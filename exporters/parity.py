@@ -17,6 +17,7 @@ from contract import graphs
 from contract.graphs import GraphSpec
 from contract.ladder import MAX_ABS_ONNX, MAX_ABS_PATCHED, ONNX, PATCHED, Score
 from exporters import chain, modules, reference
+from exporters.bind import assemble
 from exporters.chain import Array, Call, LayerRun, States
 from exporters.checkpoint import Checkpoint
 from exporters.model import Decoder
@@ -33,7 +34,7 @@ def climb(decoder: Decoder, folder: Path, seq_length: int, prompt: str, position
     `folder` holds the folders of the bind steps (bind.embedding, bind.layer_<i>, bind.head) with their ONNX.
     """
     spec = decoder.spec
-    truth = reference.run(decoder.model_dir, decoder.architecture.layers, spec.vocab, prompt, positions, seq_length)
+    truth = reference.run(decoder.model_dir, decoder.architecture, spec, prompt, positions, seq_length)
     ladder = _Ladder(decoder, folder, seq_length, truth, out / "reference")
     ladder.embedding()
     for index in range(spec.layers):
@@ -50,12 +51,14 @@ class _Ladder:
         self.geometry = decoder.spec.geometry(seq_length)
         self.checkpoint = Checkpoint(decoder.model_dir)
         self.valid = len(truth.prompt)
-        self.rotary = decoder.rotary_tables(seq_length)
+        passed = sum(self.valid > length for length in decoder.spec.switches(seq_length))
+        self.row = passed * seq_length  # see patches.rotary.stacked
         self.scores: list[Score] = []
         kept.mkdir(parents=True, exist_ok=True)
 
     def embedding(self) -> None:
-        module = modules.Embedding(self.decoder.leaf(self.decoder.architecture.embed, self.checkpoint))
+        table = torch.from_numpy(self.checkpoint.read(f"{self.decoder.architecture.embed}.weight"))
+        module = modules.Embedding(table, self.decoder.spec.embedding_scale)
         prompt = chain.padded(self.truth.prompt, self.geometry.seq_length)
         steps = [np.array([[token]], np.int32) for token in self.truth.forced]
         self.torch_states, self.onnx_states = (
@@ -74,20 +77,21 @@ class _Ladder:
     def layer(self, index: int) -> None:
         nets = graphs.block(self.geometry, index), graphs.block_cache(self.geometry, index)
         layer = self.decoder.layer(index, self.checkpoint)
-        module = modules.Block(layer, *self.rotary)
-        with self.decoder.patched():
-            ours = chain.run_layer(
-                (chain.torch_runner(module, nets[0]), chain.torch_runner(module, nets[1])),
-                self.torch_states,
-                self.geometry,
-                self.valid,
-            )
+        module = self.decoder.block(layer, index, self.geometry.seq_length, self.checkpoint)
+        ours = chain.run_layer(
+            (chain.torch_runner(module, nets[0]), chain.torch_runner(module, nets[1])),
+            self.torch_states,
+            self.geometry,
+            self.valid,
+            self.row,
+        )
         path = self.folder / f"bind.layer_{index}"
         theirs = chain.run_layer(
             (chain.onnx_runner(path / f"{nets[0].name}.onnx"), chain.onnx_runner(path / f"{nets[1].name}.onnx")),
             self.onnx_states,
             self.geometry,
             self.valid,
+            self.row,
         )
         self.torch_states, self.onnx_states = ours.states(), theirs.states()
         self._score_layer(index, nets, ours, theirs)
@@ -116,8 +120,8 @@ class _Ladder:
         """lm_head at every position; greedy_head and sample_head where the build has them."""
         nets = {path.stem: chain.onnx_runner(path) for path in sorted((self.folder / "bind.head").glob("*.onnx"))}
         norm = self.decoder.leaf(self.decoder.architecture.norm, self.checkpoint)
-        weight = torch.from_numpy(self.checkpoint.read(self.decoder.head_weight()))
-        logits = modules.LmHead(norm, weight, None)
+        weight, spec = assemble(self.checkpoint, self.decoder.head_weight(), ""), self.decoder.spec
+        logits = modules.LmHead(norm, torch.from_numpy(weight), None, spec.logit_scale, spec.logit_softcap)
         net = graphs.lm_head(self.geometry, top1=False)
         torch_inputs, onnx_inputs = (
             [{"hidden_states": s} for s in self._heads_of(states)] for states in (self.torch_states, self.onnx_states)
@@ -160,7 +164,8 @@ class _Ladder:
 
     def keep_tokens(self) -> None:
         truth = self.truth
-        data = {"prompt": truth.prompt, "forced": truth.forced, "expected": truth.expected, "gap": truth.gap}
+        names = ("prompt", "forced", "expected", "gap", "top")
+        data = {name: getattr(truth, name) for name in names}
         (self.kept / "tokens.json").write_text(json.dumps(data) + "\n", encoding="utf-8")
 
     def _heads_of(self, states: States) -> list[Array]:

@@ -14,7 +14,10 @@ from typing import Any
 import psutil
 import torch
 
+from exporters import remote
+from exporters.architecture import Architecture
 from exporters.checkpoint import Checkpoint
+from exporters.spec import DecoderSpec
 
 # Forced on models whose weights must be read from disk for every token: a greedy continuation would take hours.
 PASSAGE = (
@@ -30,28 +33,35 @@ MEMORY_SHARE = 0.6
 @dataclass(frozen=True)
 class Reference:
     """`prompt` and `forced`: token ids fed; `expected[j]`: the argmax after prompt + forced[:j]; `gap[j]`: how far
-    its logit lies above the second. `embedded` [T, H] and `layers[i]` [T, H]: float32 states after the embedding and
+    its logit, `top[j]`, lies above the second. `embedded` [T, H] and `layers[i]` [T, H]: float32 states after the embedding and
     after each layer, T = len(prompt) + len(forced)."""
 
     prompt: list[int]
     forced: list[int]
     expected: list[int]
     gap: list[float]
+    top: list[float]
     embedded: torch.Tensor
     layers: list[torch.Tensor]
 
 
-def run(model_dir: Path, layer_path: str, vocab: int, prompt: str, positions: int, seq_length: int) -> Reference:
+def run(
+    model_dir: Path, architecture: Architecture, spec: DecoderSpec, prompt: str, positions: int, seq_length: int
+) -> Reference:
     """Feed `prompt`, then `positions` - 1 forced tokens; both are shortened until they fit `seq_length`."""
     positions = min(positions, seq_length)
-    ids = _prompt_ids(model_dir, prompt, vocab)[: seq_length - positions + 1]
+    ids = _prompt_ids(model_dir, prompt, spec.vocab)[: seq_length - positions + 1]
     with tempfile.TemporaryDirectory() as offload, torch.no_grad():
-        model, in_memory = _load(model_dir, offload)
+        model, in_memory = _load(model_dir, architecture, offload)
         if in_memory:
             forced = _greedy(model, ids, positions - 1)
         else:
-            forced = (_prompt_ids(model_dir, PASSAGE, vocab) * positions)[: positions - 1]
-        return _observe(model, layer_path, ids, forced)
+            forced = (_prompt_ids(model_dir, PASSAGE, spec.vocab) * positions)[: positions - 1]
+        # Rope that the prompt's length decides for good says something else in one pass over all positions.
+        chunks = (
+            [ids, *([token] for token in forced)] if spec.rope_switches and not spec.rope_restarts else [ids + forced]
+        )
+        return _observe(model, architecture, ids, forced, chunks)
 
 
 def _prompt_ids(model_dir: Path, prompt: str, vocab: int) -> list[int]:
@@ -65,12 +75,14 @@ def _prompt_ids(model_dir: Path, prompt: str, vocab: int) -> list[int]:
     return torch.randint(vocab, (16,), generator=generator).tolist()
 
 
-def _load(model_dir: Path, offload: str) -> tuple[Any, bool]:
+def _load(model_dir: Path, architecture: Architecture, offload: str) -> tuple[Any, bool]:
     from transformers import AutoModelForCausalLM
 
     checkpoint = Checkpoint(model_dir)
     need = sum(4 * torch.Size(checkpoint.shape(name)).numel() for name in checkpoint.names())
     room = int(psutil.virtual_memory().available * MEMORY_SHARE)
+    if architecture.remote:
+        return remote.load_whole(model_dir).eval(), True
     options: dict[str, Any] = {"dtype": torch.float32, "local_files_only": True}
     if need > room:
         options |= {"device_map": "auto", "max_memory": {"cpu": room}, "offload_folder": offload}
@@ -87,25 +99,33 @@ def _greedy(model: Any, prompt: list[int], count: int) -> list[int]:
     return tokens
 
 
-def _observe(model: Any, layer_path: str, prompt: list[int], forced: list[int]) -> Reference:
-    """One pass over all positions, with the states caught between the layers."""
-    states: list[torch.Tensor] = []
-    first: list[torch.Tensor] = []
+def _observe(
+    model: Any, architecture: Architecture, prompt: list[int], forced: list[int], chunks: list[list[int]]
+) -> Reference:
+    """One pass over each of `chunks`, with the states caught behind the embedding and each layer."""
+    layers = model.get_submodule(architecture.layers)
+    caught: list[list[torch.Tensor]] = [[] for _ in range(len(layers) + 1)]
 
-    def before(_module: Any, args: Any, kwargs: Any) -> None:
-        first.append(args[0] if args else kwargs["hidden_states"])
+    def catch(place: int) -> Any:
+        def after(_module: Any, _args: Any, out: Any) -> None:
+            state = out[0] if isinstance(out, tuple) else out
+            caught[place].append(state.reshape(-1, state.shape[-1]).clone())  # [1, T, H], or ChatGLM's [T, 1, H]
 
-    def after(_module: Any, _args: Any, out: Any) -> None:
-        states.append((out[0] if isinstance(out, tuple) else out)[0].clone())
+        return after
 
-    layers = model.get_submodule(layer_path)
-    hooks = [layers[0].register_forward_pre_hook(before, with_kwargs=True)]
-    hooks += [layer.register_forward_hook(after) for layer in layers]
-    logits = model(input_ids=torch.tensor([prompt + forced]), use_cache=False).logits[0, len(prompt) - 1 :].float()
+    modules = [model.get_submodule(architecture.embed), *layers]
+    hooks = [module.register_forward_hook(catch(place)) for place, module in enumerate(modules)]
+    rows, cache = [], None
+    for chunk in chunks:
+        out = model(input_ids=torch.tensor([chunk]), past_key_values=cache, use_cache=len(chunks) > 1)
+        cache = out.past_key_values
+        rows.append(out.logits[0].float())
     for hook in hooks:
         hook.remove()
+    logits = torch.cat(rows)[len(prompt) - 1 :]
     if not torch.isfinite(logits).all():
         raise RuntimeError("Hugging Face's own logits hold NaN or infinity: the checkpoint or its code is broken")
     top = logits.topk(2).values
     gap = (top[:, 0] - top[:, 1]).tolist()
-    return Reference(prompt, forced, logits.argmax(-1).tolist(), gap, first[0][0].clone(), states)
+    embedded, *states = (torch.cat(parts) for parts in caught)
+    return Reference(prompt, forced, logits.argmax(-1).tolist(), gap, top[:, 0].tolist(), embedded, states)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,21 @@ from contract.graphs import BFLOAT16, Geometry
 
 @dataclass(frozen=True)
 class DecoderSpec:
-    """Sizes of a decoder. `max_positions`: the longest sequence the model was made for.
+    """Sizes and quirks of a decoder. `max_positions`: the longest sequence the model was made for.
 
+    `kv_heads`, `head_dim`, `v_head_dim`: what the KV cache holds of k and of v at each position.
     `layer_kinds[i]` numbers the distinct graph of layer i: layers that differ in weights only share a number.
+    `layer_types[i]`: the name under which config.json knows the kind of layer i, where it has one.
+    `windows[i]`: how many positions, itself included, a position of layer i sees; None for all before it.
+    `layer_parameters[i]`: number of weights of layer i. `widths`: input channels of the layers' linear modules.
     `tied`: lm_head uses the embedding table. `dtype`: the checkpoint's own, as config.json says.
+    `embedding_scale`, `logit_scale`: factors on the embedding and on lm_head's input; `logit_softcap`: c in
+    c * tanh(logits / c). `attention_scale`: factor on q·k; `attention_softcap`: the same cap, on those scores.
+    `alibi`: scores fall with distance, by a slope per head, in place of rotary positions.
+    `experts`: how many a layer has, 0 without. `plain_dim`: of latent attention, the channels of a q head that rope
+    leaves alone.
+    `rope_switches`: lengths beyond which other rotary tables hold, in ascending order; `rope_restarts`: whether a
+    conversation that grows past one must be computed anew, as Hugging Face's generate() does.
     """
 
     model_type: str
@@ -26,14 +38,40 @@ class DecoderSpec:
     heads: int
     kv_heads: int
     head_dim: int
+    v_head_dim: int
     vocab: int
     max_positions: int
     tied: bool
     dtype: str
     layer_kinds: tuple[int, ...]
+    layer_types: tuple[str, ...]
+    windows: tuple[int | None, ...]
+    layer_parameters: tuple[int, ...]
+    widths: tuple[tuple[str, int], ...]
+    attention_scale: float
+    attention_softcap: float | None = None
+    embedding_scale: float = 1.0
+    logit_scale: float = 1.0
+    logit_softcap: float | None = None
+    alibi: bool = False
+    experts: int = 0
+    plain_dim: int = 0
+    rope_switches: tuple[int, ...] = ()
+    rope_restarts: bool = True
 
     def geometry(self, seq_length: int, half: str = BFLOAT16) -> Geometry:
-        return Geometry(self.layers, self.hidden, self.kv_heads, self.head_dim, self.vocab, seq_length, half)
+        return Geometry(
+            self.layers, self.hidden, self.kv_heads, self.head_dim, self.v_head_dim, self.vocab, seq_length, half
+        )
+
+    @property
+    def parameters(self) -> int:
+        """All weights, the embedding table once where it is shared."""
+        return sum(self.layer_parameters) + self.vocab * self.hidden * (1 if self.tied else 2)
+
+    def switches(self, seq_length: int) -> tuple[int, ...]:
+        """Those of `rope_switches` that a build for `seq_length` positions can pass."""
+        return tuple(length for length in self.rope_switches if length < seq_length)
 
 
 def read_config(model_dir: Path) -> dict[str, Any]:
@@ -59,13 +97,17 @@ def read(model_dir: Path) -> DecoderSpec:
 
     UserError for a missing folder or file, an unknown model_type (near matches named), a missing key.
     """
+    config = read_config(model_dir)
+    return from_config(config["model_type"], config, str(model_dir / "config.json"))
+
+
+def from_config(model_type: str, config: Mapping[str, Any], where: str) -> DecoderSpec:
+    """The spec that the keys of a config.json promise; a recipe carries those that planning needs."""
     from exporters.architecture import find
 
-    config = read_config(model_dir)
-    where = str(model_dir / "config.json")
-    architecture = find(config["model_type"], where)
+    architecture = find(model_type, where)
     try:
-        spec = architecture.read(config)
+        spec = architecture.read({**config, "model_type": model_type})
     except KeyError as error:
         raise UserError(f"lacks {error.args[0]!r}", where, "take the original config.json") from error
     if spec.hidden <= 0 or spec.layers <= 0 or spec.heads % spec.kv_heads:
@@ -73,43 +115,66 @@ def read(model_dir: Path) -> DecoderSpec:
     return spec
 
 
-def llama_like(config: dict[str, Any]) -> DecoderSpec:
+def llama_like(config: dict[str, Any], **known: Any) -> DecoderSpec:
     """The keys that Llama made common: num_attention_heads, num_key_value_heads, head_dim and so on.
 
-    No published Qwen2 slides its window; one that does is built up to the window, within which nothing slides.
+    `known`: fields of DecoderSpec that a reader found by itself; the rest follows from them and from `config`.
     """
-    heads = config["num_attention_heads"]
-    layers = config["num_hidden_layers"]
-    window = config.get("sliding_window") if config.get("use_sliding_window") else None
-    return DecoderSpec(
-        model_type=config["model_type"],
-        layers=layers,
-        hidden=config["hidden_size"],
-        intermediate=config["intermediate_size"],
-        heads=heads,
-        kv_heads=config.get("num_key_value_heads") or heads,
-        head_dim=config.get("head_dim") or config["hidden_size"] // heads,
-        vocab=config["vocab_size"],
-        max_positions=min(config["max_position_embeddings"], window or config["max_position_embeddings"]),
-        tied=bool(config.get("tie_word_embeddings", False)),
-        dtype=str(config.get("dtype") or config.get("torch_dtype") or "float32"),
-        layer_kinds=(0,) * layers,
-    )
+    fields = {**rope_changes(config), **known}
+
+    def settle(name: str, otherwise: Callable[[], Any]) -> Any:
+        return fields[name] if name in fields else fields.setdefault(name, otherwise())
+
+    heads = settle("heads", lambda: config["num_attention_heads"])
+    layers = settle("layers", lambda: config["num_hidden_layers"])
+    hidden = config["hidden_size"]
+    kv_heads = settle("kv_heads", lambda: config.get("num_key_value_heads") or heads)
+    head_dim = settle("head_dim", lambda: config.get("head_dim") or hidden // heads)
+    intermediate = settle("intermediate", lambda: config["intermediate_size"])
+    types = settle("layer_types", lambda: tuple(config.get("layer_types") or ("",) * layers))
+    windows = settle("windows", lambda: (None,) * layers)
+    per_layer = 2 * hidden * (heads + kv_heads) * head_dim + 3 * hidden * intermediate + 4 * hidden
+    widths = (("hidden size", hidden), ("attention width", heads * head_dim), ("intermediate size", intermediate))
+    for name, value in {
+        "v_head_dim": head_dim,
+        "layer_kinds": number(zip(types, windows, strict=True)),
+        "layer_parameters": (per_layer,) * layers,
+        "widths": widths,
+        "attention_scale": head_dim**-0.5,
+        "tied": bool(config.get("tie_word_embeddings", False)),
+        "dtype": str(config.get("dtype") or config.get("torch_dtype") or "float32"),
+    }.items():
+        fields.setdefault(name, value)
+    settle("max_positions", lambda: config["max_position_embeddings"])
+    return DecoderSpec(model_type=config["model_type"], hidden=hidden, vocab=config["vocab_size"], **fields)
 
 
-def from_sizes(model_type: str, sizes: Any) -> DecoderSpec:
-    """What a recipe promises of its checkpoint (recipes.recipe.Sizes), before the checkpoint is here."""
-    from exporters.architecture import find
+def number(features: Iterable[Hashable]) -> tuple[int, ...]:
+    """Equal features get equal numbers, counted from 0 in the order of first appearance."""
+    numbers: dict[Hashable, int] = {}
+    return tuple(numbers.setdefault(feature, len(numbers)) for feature in features)
 
-    config = {
-        "model_type": model_type,
-        "num_hidden_layers": sizes.layers,
-        "hidden_size": sizes.hidden,
-        "intermediate_size": sizes.intermediate,
-        "num_attention_heads": sizes.heads,
-        "num_key_value_heads": sizes.kv_heads,
-        "vocab_size": sizes.vocab,
-        "max_position_embeddings": sizes.max_positions,
-        "tie_word_embeddings": sizes.tied,
-    }
-    return find(model_type).read(config)
+
+def rope_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """How rope is scaled: "rope_scaling" in published files, "rope_parameters" as transformers 5 writes it."""
+    return config.get("rope_parameters") or config.get("rope_scaling") or {}
+
+
+def rope_changes(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`rope_switches` and `max_positions` of the two kinds of rope that depend on the length of the sequence."""
+    rope = rope_of(config)
+    kind, trained = rope.get("rope_type") or rope.get("type"), config.get("max_position_embeddings")
+    if kind in ("longrope", "su"):
+        original = rope.get("original_max_position_embeddings") or config.get("original_max_position_embeddings")
+        return {"rope_switches": (original,)} if original else {}
+    if kind == "dynamic" and trained:
+        return {"rope_switches": (trained,), "max_positions": int(trained * rope["factor"])}
+    return {}
+
+
+def sliding(config: Mapping[str, Any], every: Iterable[bool]) -> dict[str, Any]:
+    """`windows` (and `layer_types` where config.json leaves them out) of layers of which some slide a window."""
+    slides = tuple(every)
+    window = config["sliding_window"]
+    named = tuple("sliding_attention" if slide else "full_attention" for slide in slides)
+    return {"windows": tuple(window if slide else None for slide in slides), "layer_types": named}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def trace_decoder(decoder: Decoder, seq_length: int, top1: str | None, out: Path
     `top1`: "argmax" or "topk" for a fused head, None for logits with greedy_head and sample_head.
     """
     tracer = _Tracer(decoder, decoder.spec.geometry(seq_length), out)
-    with decoder.patched(), torch.no_grad():
+    with torch.no_grad():
         tracer.embedding()
         for kind in sorted(set(decoder.spec.layer_kinds)):
             tracer.layer(kind)
@@ -47,7 +48,7 @@ def trace_decoder(decoder: Decoder, seq_length: int, top1: str | None, out: Path
 
 
 class _Tracer:
-    """Sources are, per parameter of a traced module, the checkpoint's tensors that it joins by rows."""
+    """`groups`: for each group of nets that share weights, the bindings of its skeletons."""
 
     def __init__(self, decoder: Decoder, geometry: graphs.Geometry, out: Path) -> None:
         self.decoder, self.geometry, self.out = decoder, geometry, out
@@ -55,30 +56,33 @@ class _Tracer:
         self.constants: dict[str, Any] = {}
 
     def embedding(self) -> None:
-        path = self.decoder.architecture.embed
-        module = modules.Embedding(self.decoder.leaf(path, None))
+        spec, name = self.decoder.spec, f"{self.decoder.architecture.embed}.weight"
+        module = modules.Embedding(torch.empty(spec.vocab, spec.hidden, device="meta"), spec.embedding_scale)
+        weights = {"table.weight": Weight("table.weight", (name,), (spec.vocab, spec.hidden))}
         for net in (graphs.embedding(self.geometry), graphs.embedding_cache(self.geometry)):
-            self._skeleton("embedding", module, net, net.name, {"table.weight": (f"{path}.weight",)})
+            self._skeleton("embedding", module, net, net.name, weights)
 
     def layer(self, kind: int) -> None:
         index = self.decoder.spec.layer_kinds.index(kind)
-        module = modules.Block(self.decoder.layer(index, None), *self.decoder.rotary_tables(self.geometry.seq_length))
-        fused = {fusion.into: fusion.parts for fusion in self.decoder.fusions}
-        sources = {}
-        for name in module.layer.state_dict():
-            path, _, leaf = name.rpartition(".")
-            sources[f"layer.{name}"] = tuple(f"{{layer}}{part}.{leaf}" for part in fused.get(path, (path,)))
+        layer = self.decoder.layer(index, None)
+        module = self.decoder.block(layer, index, self.geometry.seq_length, None)
+        weights = {f"layer.{n}": replace(w, name=f"layer.{n}") for n, w in self.decoder.weights(layer).items()}
+        if module.positions is not None:
+            weights["positions"] = self.decoder.positions_weight(self.geometry.seq_length)
         group = f"layer.{kind}"
-        self._skeleton(group, module, graphs.block(self.geometry, index), f"block.{kind}", sources)
-        self._skeleton(group, module, graphs.block_cache(self.geometry, index), f"block_cache.{kind}", sources)
+        self._skeleton(group, module, graphs.block(self.geometry, index), f"block.{kind}", weights)
+        self._skeleton(group, module, graphs.block_cache(self.geometry, index), f"block_cache.{kind}", weights)
 
     def head(self, top1: str | None) -> None:
-        norm = self.decoder.architecture.norm
-        weight = torch.empty(self.decoder.spec.vocab, self.decoder.spec.hidden, device="meta")
-        module = modules.LmHead(self.decoder.leaf(norm, None), weight, top1)
-        sources: dict[str, tuple[str, ...]] = {f"norm.{n}": (f"{norm}.{n}",) for n in module.norm.state_dict()}
-        sources["head.weight"] = (self.decoder.head_weight(),)
-        self._skeleton("head", module, graphs.lm_head(self.geometry, top1 is not None), graphs.LM_HEAD, sources)
+        norm, weight, spec = self.decoder.architecture.norm, self.decoder.head_weight(), self.decoder.spec
+        table = torch.empty(weight.shape, device="meta")
+        module = modules.LmHead(self.decoder.leaf(norm, None), table, top1, spec.logit_scale, spec.logit_softcap)
+        weights = {
+            f"norm.{n}": Weight(f"norm.{n}", (f"{norm}.{n}",), tuple(v.shape))
+            for n, v in module.norm.state_dict().items()
+        }
+        weights[weight.name] = weight
+        self._skeleton("head", module, graphs.lm_head(self.geometry, top1 is not None), graphs.LM_HEAD, weights)
         if top1 is None:
             self._skeleton("head", modules.GreedyHead(), graphs.greedy_head(self.geometry), graphs.GREEDY_HEAD, {})
             self._skeleton("head", modules.SampleHead(), graphs.sample_head(self.geometry), graphs.SAMPLE_HEAD, {})
@@ -92,14 +96,12 @@ class _Tracer:
         (self.out / BINDINGS).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
         np.savez(self.out / CONSTANTS, allow_pickle=False, **self.constants)
 
-    def _skeleton(
-        self, group: str, module: nn.Module, net: GraphSpec, name: str, sources: dict[str, tuple[str, ...]]
-    ) -> None:
+    def _skeleton(self, group: str, module: nn.Module, net: GraphSpec, name: str, weights: dict[str, Weight]) -> None:
         """Trace `module` as `net` and save it as `<name>.onnx` with its weights left outside."""
         path = self.out / f"{name}.onnx"
-        buffers = {n: b for n, b in module.named_buffers() if n not in sources}
+        buffers = {n: b for n, b in module.named_buffers() if n not in weights}
         self.constants |= {f"{group}/{n}": b.float().numpy() for n, b in buffers.items()}
-        everything = {**sources, **dict.fromkeys(buffers, ())}
+        everything = {**weights, **{n: Weight(n, (), tuple(b.shape)) for n, b in buffers.items()}}
         _export(module, net, list(everything), path)
         model = ir.load(path)
         _simplify(model)
@@ -166,14 +168,14 @@ def _simplify(model: ir.Model) -> None:
     model.ir_version = IR_VERSION
 
 
-def _externalise(model: ir.Model, sources: dict[str, tuple[str, ...]]) -> tuple[Weight, ...]:
+def _externalise(model: ir.Model, known: dict[str, Weight]) -> tuple[Weight, ...]:
     """Turn the traced weight inputs into initializers whose bytes lie in the group's weight file."""
     values = {value.name: value for value in model.graph.inputs}
     weights = []
-    for name, parts in sources.items():
-        shape = tuple(int(str(d)) for d in values[name].shape or ())
+    for name, weight in known.items():
         transposed = _absorb_transpose(values[name])
-        weights.append(Weight(name, parts, shape[::-1] if transposed else shape, transposed))
+        shape = weight.shape[::-1] if transposed else weight.shape
+        weights.append(replace(weight, shape=shape, transposed=transposed))
     places = weight_file.offsets({w.name: w.shape for w in weights})
     for weight in weights:
         value = values[weight.name]

@@ -1,33 +1,61 @@
-"""Attention as the chip wants it: a static mask, only the new step's k and v, q, k and v from one matmul.
+"""Attention as the chip wants it: a static mask, only the new step's k and v, one matmul where that is faster.
 
-Transformers' own doors do most of it: `attn_implementation="eager"` keeps scores + mask + softmax as plain
-operations, and `StepCache` stands in for the cache object. Classes with separate q/k/v projections and half-split
-rope (Llama, Qwen2) have their forward replaced for speed, by one of two forms. `fused_qkv_forward` saves 5 % of a
-decode step's cycles on one device; over several, the compiler would replicate it, and splits
-`separate_qkv_forward` instead.
+A layer's attention module gives way to `Attention`, in our own copy of the layer: no class and no file is changed.
+On one device q, k and v come from one matmul, which saves 5 % of a decode step's cycles; over several the compiler
+would replicate that, and splits three separate ones instead (exporters.parts chooses).
 """
 
 from __future__ import annotations
 
-import sys
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from patches.patch import Patch
+
+class Sizes(Protocol):
+    """What attention needs to know of a decoder (exporters.spec.DecoderSpec has it)."""
+
+    @property
+    def heads(self) -> int: ...
+    @property
+    def kv_heads(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def attention_scale(self) -> float: ...
+    @property
+    def attention_softcap(self) -> float | None: ...
 
 
-class StepCache:
-    """A cache of one layer whose history belongs to the caller, in the contract's layout [1, positions, K, D].
+class Source(Protocol):
+    """Modules of the old attention whose rows make one of ours (exporters.architecture.Source)."""
 
-    After the layer ran, `k` and `v` hold the new positions only. Without history the layer prefills.
+    @property
+    def parts(self) -> tuple[str, ...]: ...
+    @property
+    def rows(self) -> tuple[tuple[int, int, int], ...]: ...
+
+
+@dataclass
+class Step:
+    """All that one run of a layer is given beside the hidden states [1, T, H].
+
+    It travels as the cache argument, whatever a model calls that. `rotary`: cos and sin [1, T, rotary size].
+    `mask` is added to the scores: [1, 1 or heads, T, past + T]. The history belongs to the caller, in the contract's
+    layout [1, past, K, D]; without it the layer prefills. After the run `k` and `v` hold the new positions only.
     """
 
-    def __init__(self, history_k: torch.Tensor | None = None, history_v: torch.Tensor | None = None) -> None:
-        self.history_k, self.history_v = history_k, history_v
-        self.k: torch.Tensor | None = None
-        self.v: torch.Tensor | None = None
+    sizes: Sizes
+    mask: torch.Tensor
+    position_ids: torch.Tensor
+    rotary: tuple[torch.Tensor, torch.Tensor] | None = None
+    history_k: torch.Tensor | None = None
+    history_v: torch.Tensor | None = None
+    k: torch.Tensor | None = None
+    v: torch.Tensor | None = None
 
     def extend(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """New k, v [1, T, K, D] to all that is visible [1, past + T, K, D]."""
@@ -36,12 +64,64 @@ class StepCache:
             return k, v
         return torch.cat([self.history_k, k], dim=1), torch.cat([self.history_v, v], dim=1)
 
-    def update(
-        self, k: torch.Tensor, v: torch.Tensor, layer_idx: int = 0, cache_kwargs: Any = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Transformers' cache door: heads before positions, [1, K, T, D]."""
-        k, v = self.extend(k.transpose(1, 2), v.transpose(1, 2))
-        return k.transpose(1, 2), v.transpose(1, 2)
+
+class Attention(nn.Module):
+    """[1, T, H] to [1, T, H] by the modules that `sources` names: `qkv`, or `q` and `kv`, or `q`, `k` and `v`; then
+    `out`; `q_norm` and `k_norm` where the model has them."""
+
+    qkv: nn.Module
+    q: nn.Module
+    kv: nn.Module
+    k: nn.Module
+    v: nn.Module
+    out: nn.Module
+
+    def __init__(self, old: nn.Module, sources: Mapping[str, Source]) -> None:
+        super().__init__()
+        for name, source in sources.items():
+            self.add_module(name, joined(old, source))
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
+        step = find_step(args, kwargs)
+        q, k, v = self._project(hidden_states, step)
+        k, v = step.extend(k, v)
+        return self.out(attend(q, k, v, step)), None
+
+    def _project(self, x: torch.Tensor, step: Step) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """q, k and v [1, T, heads, D]. Rope runs over all heads of a joint matmul, v included, and v is taken from
+        the raw half: sliced before rope, the compiler splits the matmul again."""
+        heads, kv = step.sizes.heads, step.sizes.kv_heads
+        shape = (1, x.shape[1], -1, step.sizes.head_dim)
+        if hasattr(self, "qkv"):
+            raw = self.qkv(x).view(shape)
+            roped = rope(raw, step.rotary)
+            return roped[:, :, :heads], roped[:, :, heads : heads + kv], raw[:, :, heads + kv :]
+        q = self._normed("q_norm", self.q(x).view(shape))
+        if hasattr(self, "kv"):
+            raw = self.kv(x).view(shape)
+            k, v = self._normed("k_norm", raw[:, :, :kv]), raw[:, :, kv:]
+        else:
+            k, v = self._normed("k_norm", self.k(x).view(shape)), self.v(x).view(shape)
+        return rope(q, step.rotary), rope(k, step.rotary), v
+
+    def _normed(self, norm: str, x: torch.Tensor) -> torch.Tensor:
+        return getattr(self, norm)(x) if hasattr(self, norm) else x
+
+
+def find_step(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Step:
+    return next(value for value in (*args, *kwargs.values()) if isinstance(value, Step))
+
+
+def rope(x: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor] | None) -> torch.Tensor:
+    """Half-split rotary embedding of x [1, T, heads, D]; cos and sin are [1, T, R], and R may be less than D."""
+    if tables is None:
+        return x
+    cos, sin = (table.unsqueeze(2) for table in tables)
+    size = cos.shape[-1]
+    if size == x.shape[-1]:
+        return x * cos + rotate_half(x) * sin
+    turned = x[..., :size]
+    return torch.cat([turned * cos + rotate_half(turned) * sin, x[..., size:]], dim=-1)
 
 
 def rotate_half(x: torch.Tensor) -> torch.Tensor:
@@ -49,80 +129,30 @@ def rotate_half(x: torch.Tensor) -> torch.Tensor:
     return torch.cat((-x[..., half:], x[..., :half]), dim=-1)
 
 
-def fused_qkv_forward(
-    self: Any,
-    hidden_states: torch.Tensor,
-    position_embeddings: tuple[torch.Tensor, torch.Tensor],
-    attention_mask: torch.Tensor,
-    past_key_values: StepCache,
-    **_: Any,
-) -> tuple[torch.Tensor, None]:
-    """[1, T, H] to [1, T, H]. Needs `self.qkv_proj` in place of q_proj, k_proj, v_proj (exporters' fusions).
-
-    Rope runs over all heads, v included, and v is taken from the raw half: sliced before rope, the compiler
-    splits the matmul again.
-    """
-    kv, heads = self.config.num_key_value_heads, self.config.num_attention_heads
-    raw = self.qkv_proj(hidden_states).view(1, hidden_states.shape[1], heads + 2 * kv, self.head_dim)
-    roped = rope(raw, position_embeddings)
-    k, v = past_key_values.extend(roped[:, :, heads : heads + kv], raw[:, :, heads + kv :])
-    return attend(self, roped[:, :, :heads], k, v, attention_mask), None
+def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, step: Step) -> torch.Tensor:
+    """Attention on [1, T, heads, D] to [1, T, heads * D], in the form that the compiler turns into one operation:
+    scale after q·k, then scores + mask (not mask + scores), and k and v repeated by expand."""
+    q, k, v = (x.transpose(1, 2) for x in (q, repeated(k, q.shape[2]), repeated(v, q.shape[2])))
+    scores = torch.matmul(q, k.transpose(2, 3)) * step.sizes.attention_scale
+    if cap := step.sizes.attention_softcap:
+        scores = torch.tanh(scores / cap) * cap
+    weights = torch.softmax(scores + step.mask, dim=-1)
+    return torch.matmul(weights, v).transpose(1, 2).reshape(1, q.shape[2], -1)
 
 
-def separate_qkv_forward(
-    self: Any,
-    hidden_states: torch.Tensor,
-    position_embeddings: tuple[torch.Tensor, torch.Tensor],
-    attention_mask: torch.Tensor,
-    past_key_values: StepCache,
-    **_: Any,
-) -> tuple[torch.Tensor, None]:
-    """[1, T, H] to [1, T, H] with the projections as they are: the form that the compiler splits over devices."""
-    shape = (1, hidden_states.shape[1], -1, self.head_dim)
-    q = rope(self.q_proj(hidden_states).view(shape), position_embeddings)
-    k = rope(self.k_proj(hidden_states).view(shape), position_embeddings)
-    k, v = past_key_values.extend(k, self.v_proj(hidden_states).view(shape))
-    return attend(self, q, k, v, attention_mask), None
+def repeated(x: torch.Tensor, heads: int) -> torch.Tensor:
+    """[1, T, K, D] to [1, T, heads, D], each KV head as often as q heads share it."""
+    kv = x.shape[2]
+    if kv == heads:
+        return x
+    x = x[:, :, :, None].expand(1, x.shape[1], kv, heads // kv, x.shape[3])
+    return x.reshape(1, x.shape[1], heads, x.shape[4])
 
 
-def rope(x: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """Half-split rotary embedding of x [1, T, heads, D]; cos and sin are [1, T, D]."""
-    cos, sin = (table.unsqueeze(2) for table in tables)
-    return x * cos + rotate_half(x) * sin
-
-
-def attend(self: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> Any:
-    """Transformers' own eager attention on tensors [1, T, heads, D], then the output projection."""
-    eager = sys.modules[type(self).__module__].eager_attention_forward
-    out, _weights = eager(self, q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask, self.scaling)
-    return self.o_proj(out.reshape(1, q.shape[1], -1))
-
-
-def fused_qkv(model_type: str, attention_class: str) -> Patch:
-    """For one device: one matmul for q, k and v."""
-    return _attention_patch(model_type, attention_class, fused_qkv_forward, "one matmul for q, k and v")
-
-
-def separate_qkv(model_type: str, attention_class: str) -> Patch:
-    """For several devices: the form whose attention is split instead of replicated."""
-    return _attention_patch(model_type, attention_class, separate_qkv_forward, "rope before any transpose")
-
-
-def _attention_patch(model_type: str, attention_class: str, forward: Any, reason: str) -> Patch:
-    target = f"transformers.models.{model_type}.modeling_{model_type}:{attention_class}.forward"
-    return Patch(target, forward, reason)
-
-
-def fuse_linears(layer: nn.Module, into: str, parts: tuple[str, ...]) -> None:
-    """Replace the linear modules at paths `parts` by one at path `into`, their outputs one after the other."""
-    linears: list[Any] = [layer.get_submodule(part) for part in parts]
-    weight = torch.cat([linear.weight.detach() for linear in linears])
-    state = {"weight": weight}
-    if linears[0].bias is not None:
-        state["bias"] = torch.cat([linear.bias.detach() for linear in linears])
-    fused = nn.Linear(weight.shape[1], weight.shape[0], bias="bias" in state, device="meta")
-    fused.load_state_dict(state, assign=True)
-    layer.set_submodule(into, fused)
-    for part in parts:
-        parent, _, name = part.rpartition(".")
-        delattr(layer.get_submodule(parent), name)
+def joined(old: nn.Module, source: Source) -> nn.Module:
+    """The old module itself, or a linear module on the meta device with the shape of `source`."""
+    parts: list[Any] = [old.get_submodule(part) for part in source.parts]
+    if len(parts) == 1 and not source.rows:
+        return parts[0]  # type: ignore[no-any-return]
+    rows = sum(len(range(*r)) for r in source.rows) or sum(part.weight.shape[0] for part in parts)
+    return nn.Linear(parts[0].weight.shape[1], rows, bias=parts[0].bias is not None, device="meta")

@@ -73,28 +73,29 @@ class Decoder:
         for mem in itertools.chain(*self._conversations.pop(number).cache):
             self._device.free(mem)
 
-    def prefill(self, number: int, ids: Sequence[int]) -> Result:
-        """Starts conversation `number` over with the prompt `ids` (1 to prefill_length of them)."""
+    def prefill(self, number: int, ids: Sequence[int], row: int = 0) -> Result:
+        """Starts conversation `number` over with the prompt `ids` (1 to prefill_length of them). `row`: what stands
+        for position 0 (contract.manifest.Rope)."""
         conversation, n = self._conversations[number], len(ids)
         conversation.length = 0
         rows = self._rows(n)
         mask = np.full((rows, rows), self._masked)
         mask[:n, :n] = np.triu(mask[:n, :n], 1)
         positions = np.zeros((*self._position.shape[:-1], rows), np.int32)
-        positions[..., :n] = np.arange(n)
+        positions[..., :n] = np.arange(row, row + n)
         padded = np.zeros(self._sizes.prefill_length, np.int32)
         padded[:n] = ids
         hidden = self._through(conversation, graphs.EMBEDDING, graphs.BLOCK, n, padded, positions, mask)
         conversation.length = n
         return (*self._head(hidden.part((n - 1) * self._hidden_bytes, self._hidden_bytes)), n)
 
-    def decode(self, number: int, token: int) -> Result:
+    def decode(self, number: int, token: int, row: int = 0) -> Result:
         """Appends `token` to conversation `number`, which must not be full."""
         conversation = self._conversations[number]
         at = conversation.length
         mask = np.full(self._sizes.seq_length + 1, self._masked)
         mask[:at] = mask[-1] = 0  # the last place is the new step's own
-        position = np.full(self._position.shape, at, np.int32)
+        position = np.full(self._position.shape, row + at, np.int32)
         ids = np.array([token], np.int32)
         hidden = self._through(conversation, graphs.EMBEDDING_CACHE, graphs.BLOCK_CACHE, None, ids, position, mask)
         conversation.length = at + 1

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from contract import manifest
 from contract.errors import UserError
 from contract.graphs import BLOCK_CACHE, GraphSpec
 from runtime import bmodel as bmodel_file
@@ -57,6 +58,7 @@ class Engine:
         summary = bmodel_file.require_chip(bmodel, chip)
         libraries = simulator.find(chip)
         self.bmodel, self.chip, self.vocab = bmodel, chip, summary.vocab
+        self.rope = manifest.rope(bmodel)
         self._pool = ThreadPoolExecutor(1, "engine")  # the one thread that touches the pipes
         self._died: EngineDied | None = None
         self._start(libraries)
@@ -121,9 +123,9 @@ class Engine:
             self._log.unlink(missing_ok=True)
 
     def _positions(self) -> int | None:
-        """How many positions the decode nets know."""
+        """How many rows the decode nets' tables of positions have."""
         caches = [spec for spec in self.nets.values() if spec.kind == BLOCK_CACHE]
-        return caches[0].inputs[-1].shape[1] if caches else None
+        return caches[0].inputs[-1].shape[1] * (1 + len(self.rope.switches)) if caches else None
 
     def _start(self, libraries: simulator.Libraries) -> None:
         environment = dict(os.environ)

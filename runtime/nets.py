@@ -44,7 +44,7 @@ class Sizes:
 
 def contract(kind: str, top1: bool = False, length: int = 1) -> GraphSpec:
     """The contract's net of `kind`, sizes 1 but for the sequence `length`: for its names and their order."""
-    return _BUILDERS[kind](Geometry(1, 1, 1, 1, 1 if top1 else 2, length))
+    return _BUILDERS[kind](Geometry(1, 1, 1, 1, 1, 1 if top1 else 2, length))
 
 
 def describe(name: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> GraphSpec:

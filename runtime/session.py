@@ -37,6 +37,7 @@ class Session:
         self.prefill_length, self.seq_length = found.prefill_length, found.seq_length
         self._engine = engine
         self._length: int | None = None
+        self._row, self._ids = 0, list[int]()  # see contract.manifest.Rope; all tokens taken in
         self._number: int | None = engine.call("open")
 
     def __enter__(self) -> Session:
@@ -58,7 +59,7 @@ class Session:
             limit = f"it takes {self.prefill_length}"
             remedy = "shorten it or build with a larger sequence length"
             raise UserError(f"the prompt has {len(checked)} tokens; {limit}", where, remedy)
-        return self._step("prefill", checked)
+        return self._prefill(checked)
 
     def decode(self, token: int) -> Step:
         """Takes `token` in. UserError for an id out of range and where the session is full."""
@@ -67,7 +68,14 @@ class Session:
         where = self._engine.bmodel.name
         if self.full:
             raise UserError(f"all {self.seq_length} positions are in use", where, "start over with a shorter prompt")
-        return self._step("decode", checks.token_ids([token], self._engine.vocab, where)[0])
+        checked = checks.token_ids([token], self._engine.vocab, where)
+        length = self._length + 1
+        grown = self._engine.rope.row(length, self.seq_length)
+        if self._engine.rope.restarts and grown != self._row and length <= self.prefill_length:
+            return self._prefill([*self._ids, *checked])
+        step = self._step("decode", checked[0])
+        self._ids += checked
+        return step
 
     def close(self) -> None:
         """Gives the cache back. Twice is harmless, and so is an engine that died."""
@@ -75,8 +83,14 @@ class Session:
         if number is not None and self._engine.alive:
             self._engine.call("decoder", "close", number)
 
+    def _prefill(self, ids: list[int]) -> Step:
+        self._row, self._ids = self._engine.rope.row(len(ids), self.seq_length), []
+        step = self._step("prefill", ids)
+        self._ids = list(ids)
+        return step
+
     def _step(self, call: str, argument: int | list[int]) -> Step:
         self._length = None  # stays so if the call is interrupted: the worker's cache then holds what we do not know
-        step = Step(*self._engine.call("decoder", call, self._number, argument))
+        step = Step(*self._engine.call("decoder", call, self._number, argument, self._row))
         self._length = step.length
         return step

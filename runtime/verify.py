@@ -18,7 +18,7 @@ import numpy as np
 from contract import graphs
 from contract.errors import UserError
 from contract.graphs import GraphSpec
-from contract.ladder import CHIP, MIN_AGREEMENT, MIN_COSINE, MIN_POSITIONS, TOKENS, Score
+from contract.ladder import CHIP, MIN_AGREEMENT, MIN_COSINE, MIN_POSITIONS, TOKENS, Score, resolution
 from runtime import simulator
 from runtime.engine import Engine
 from runtime.half import Array
@@ -72,11 +72,12 @@ def token_scores(
 ) -> list[Score]:
     """One Score: the share of teacher-forced positions at which bmodel and Hugging Face choose the same token.
 
-    Positions that are missing from MIN_POSITIONS count as different, unless the bmodel itself has fewer.
+    Positions whose two likeliest tokens are too near for the mode's half type to tell apart are left out. Those that
+    are missing from MIN_POSITIONS then count as different, unless the bmodel itself has fewer.
     """
     on_progress("tokens")
     reference = _tokens(reference_dir / "tokens.json")
-    expected = reference["expected"]
+    expected, gaps = reference["expected"], reference["gap"]
     with engine.session() as session:
         chosen = [session.prefill(reference["prompt"]).token]
         for token in reference["forced"]:
@@ -85,21 +86,25 @@ def token_scores(
             on_progress(f"token {len(chosen) + 1} of {len(expected)}")
             chosen.append(session.decode(token).token)
         enough = min(MIN_POSITIONS, session.seq_length)
-    differing = [j for j, (a, b) in enumerate(zip(chosen, expected, strict=False)) if a != b]
-    agreeing, positions = len(chosen) - len(differing), max(len(expected), enough)
+    clear = [gap > resolution(top, mode) for gap, top in zip(gaps, reference["top"], strict=True)]
+    counted = [j for j in range(len(chosen)) if clear[j]]
+    differing = [j for j in counted if chosen[j] != expected[j]]
+    agreeing, positions = len(counted) - len(differing), max(sum(clear), enough)
     detail = f"{agreeing} of {positions} positions"
-    if len(chosen) < positions:
-        detail += f", {len(chosen)} of which could be run"
+    if ties := len(expected) - sum(clear):
+        detail += f", {ties} near-ties left out"
+    if len(counted) < positions:
+        detail += f", {len(counted)} of which could be run"
     if differing:
         first = differing[0]
-        detail += f"; first difference at {first}, where the two likeliest lie {reference['gap'][first]:.3g} apart"
+        detail += f"; first difference at {first}, where the two likeliest lie {gaps[first]:.3g} apart"
     return [Score(TOKENS, "model", None, "agreement", agreeing / positions, MIN_AGREEMENT[mode], detail)]
 
 
 def _tokens(path: Path) -> dict[str, Any]:
     try:
         data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if len(data["forced"]) != len(data["expected"]) - 1 or len(data["gap"]) != len(data["expected"]):
+        if {len(data["forced"]) + 1, len(data["gap"]), len(data["top"])} != {len(data["expected"])}:
             raise ValueError("lengths differ")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"no token reference ({error})", str(path), "build again") from error

@@ -7,7 +7,7 @@ import pytest
 from compile import deploy
 from contract import graphs
 
-GEOMETRY = graphs.Geometry(layers=2, hidden=64, kv_heads=2, head_dim=16, vocab=100, seq_length=32)
+GEOMETRY = graphs.Geometry(layers=2, hidden=64, kv_heads=2, head_dim=16, v_head_dim=16, vocab=100, seq_length=32)
 NETS = {net.name: net for net in graphs.decoder_graphs(GEOMETRY, top1=False)}
 
 

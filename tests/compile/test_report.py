@@ -41,7 +41,7 @@ def scores(bad: tuple[str, int] | None = None) -> list[Score]:
 
 
 def made(parity: list[Score], **changes: object) -> Manifest:
-    geometry = graphs.Geometry(LAYERS, 896, 2, 64, 151936, 512)
+    geometry = graphs.Geometry(LAYERS, 896, 2, 64, 64, 151936, 512)
     nets = {
         net.name: {
             "kind": net.kind,

@@ -10,7 +10,7 @@ from contract import graphs, ladder, manifest
 from contract.errors import UserError
 from contract.ladder import Score
 
-SIZES = graphs.Geometry(layers=2, hidden=8, kv_heads=2, head_dim=4, vocab=100, seq_length=16)
+SIZES = graphs.Geometry(layers=2, hidden=8, kv_heads=2, head_dim=4, v_head_dim=4, vocab=100, seq_length=16)
 
 
 def test_nets_are_named_as_llm_convert_names_them() -> None:

@@ -15,7 +15,7 @@ from runtime import simulator
 from runtime.engine import Engine
 
 SEQ = 64
-GEOMETRY = Geometry(layers=2, hidden=128, kv_heads=1, head_dim=64, vocab=500, seq_length=SEQ)
+GEOMETRY = Geometry(layers=2, hidden=128, kv_heads=1, head_dim=64, v_head_dim=64, vocab=500, seq_length=SEQ)
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

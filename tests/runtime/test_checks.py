@@ -5,7 +5,7 @@ from contract import graphs
 from contract.errors import UserError
 from runtime import checks
 
-GEOMETRY = graphs.Geometry(layers=1, hidden=4, kv_heads=1, head_dim=2, vocab=10, seq_length=3)
+GEOMETRY = graphs.Geometry(layers=1, hidden=4, kv_heads=1, head_dim=2, v_head_dim=2, vocab=10, seq_length=3)
 BLOCK = graphs.block(GEOMETRY, 0)
 
 
@@ -47,7 +47,7 @@ def test_unbounded_integers_must_still_fit_32_bits() -> None:
 
 @pytest.mark.parametrize("top_k", [0, 51])
 def test_the_sampler_on_the_chip_takes_no_more_than_its_outputs_hold(top_k: int) -> None:
-    net = graphs.sample_head(graphs.Geometry(1, 4, 1, 2, vocab=90, seq_length=3))
+    net = graphs.sample_head(graphs.Geometry(1, 4, 1, 2, 2, vocab=90, seq_length=3))
     given = {t.name: np.ones(t.shape, np.int32 if t.dtype == graphs.INT32 else np.float32) for t in net.inputs}
     checks.inputs(net, given, 90, 3)
     with pytest.raises(UserError, match=f"top_k: value {top_k} is out of range; use 1 to 50"):

@@ -7,7 +7,7 @@ from contract.errors import UserError
 from contract.graphs import GraphSpec, TensorSpec
 from runtime.nets import Sizes, at_length, describe, sizes
 
-GEOMETRY = graphs.Geometry(layers=2, hidden=32, kv_heads=2, head_dim=8, vocab=100, seq_length=16)
+GEOMETRY = graphs.Geometry(layers=2, hidden=32, kv_heads=2, head_dim=8, v_head_dim=8, vocab=100, seq_length=16)
 
 
 def _nets(top1: bool = True) -> dict[str, GraphSpec]:
