@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 RECIPES := $(basename $(notdir $(wildcard recipes/*.yaml)))
 TARGETS := help setup demo doctor test test-fast lint clean
-VARIABLES := MODE DEV CHIP SEQ HEAD GROUP MODEL OUT JOBS VERIFY TOOLCHAIN PYTHON
+VARIABLES := MODE DEV CHIP SEQ HEAD GROUP MODEL OUT JOBS VERIFY TOOLCHAIN TRUST_REMOTE_CODE PYTHON
 
 # A variable nobody reads is a slip of the pen: `make stories15m DEVICES=2` must not build for one device.
 GIVEN := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $v))),$v))
@@ -16,8 +16,9 @@ option = $(if $($2),$1 $(call quote,$($2)))
 FLAGS = $(call option,--mode,MODE) $(call option,--devices,DEV) $(call option,--chip,CHIP) \
 	$(call option,--seq-length,SEQ) $(call option,--head,HEAD) $(call option,--group-size,GROUP) \
 	$(call option,--model,MODEL) $(call option,--out,OUT) $(call option,--jobs,JOBS) \
-	$(call option,--verify,VERIFY) $(call option,--toolchain,TOOLCHAIN)
-CHECKED := MODE DEV CHIP SEQ HEAD GROUP JOBS VERIFY TOOLCHAIN
+	$(call option,--verify,VERIFY) $(call option,--toolchain,TOOLCHAIN) \
+	$(if $(filter 1,$(TRUST_REMOTE_CODE)),--trust-remote-code)
+CHECKED := MODE DEV CHIP SEQ HEAD GROUP JOBS VERIFY TOOLCHAIN TRUST_REMOTE_CODE
 CHECK = $(PYTHON) scripts/front.py check $(foreach v,$(CHECKED),$(call quote,$v=$($v)))
 SETUP = $(PYTHON) scripts/setup.py $(call option,--toolchain,TOOLCHAIN)
 
@@ -38,6 +39,7 @@ help:
 	@echo '  OUT=dir                       where the build folder goes (default out)'
 	@echo '  JOBS=n                        steps at once (default: the cores)'
 	@echo '  VERIFY=full|host|none         the whole ladder, the rungs without the simulator, or nothing (default full)'
+	@echo '  TRUST_REMOTE_CODE=1           run the modeling code that comes with the checkpoint (default: refuse)'
 	@echo '  TOOLCHAIN=auto|path|managed|docker   where tpu-mlir is (default auto)'
 	@echo
 	@echo 'Other targets:'

@@ -27,6 +27,7 @@ def add_parsers(subparsers: Any) -> None:
     build.add_argument("--jobs", default=str(os.cpu_count() or 1), help="steps at once (default: the cores)")
     build.add_argument("--toolchain", default=os.environ.get("TOOLCHAIN") or "auto", help="auto, path, managed, docker")
     build.add_argument("--verify", default="full", help="full; host: without the simulator; none")
+    build.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the checkpoint")
     build.add_argument("--plan", action="store_true", help="print the steps as a shell script and run nothing")
     build.set_defaults(run=_build)
     verify = subparsers.add_parser("verify", help="climb the parity ladder again over a build")

@@ -17,7 +17,7 @@ from contract.errors import UserError, one_of
 from contract.modes import TOOLCHAINS, VERIFY
 from exporters import spec as specs
 from exporters.architecture import find
-from recipes.recipe import Recipe, load
+from recipes.recipe import Recipe, load, origin
 
 Say = Callable[[str], None]
 UNKNOWN = Path("/path/to/checkpoint")
@@ -39,6 +39,7 @@ class Request:
     jobs: int
     toolchain: str
     verify: str
+    trust_remote_code: bool = False
     plan_only: bool = False
 
     @classmethod
@@ -59,6 +60,7 @@ class Request:
             jobs=_positive(args.jobs, "--jobs") or 1,
             toolchain=args.toolchain,
             verify=args.verify,
+            trust_remote_code=args.trust_remote_code,
             plan_only=args.plan,
         )
 
@@ -86,20 +88,20 @@ class Prepared:
 
 def prepare(request: Request, say: Say) -> Prepared:
     """Check everything, fetch the checkpoint if it is not here, plan. UserError for whatever is wrong."""
-    from exporters import sources
+    from exporters import sources, trust
     from exporters.checkpoint import Checkpoint
 
     recipe = load(request.recipe)
     options = _options(request, recipe)
     plan.check_values(options)
-    foretold = specs.from_sizes(recipe.architecture, recipe.sizes) if recipe.sizes and not request.model else None
-    if foretold:  # refuse before anything is fetched what the published sizes refuse
+    foretold = None if request.model else _foretold(recipe, origin(request.recipe))
+    if foretold:  # refuse before anything is fetched what the published config refuses
         made = plan.make_plan(recipe, foretold, UNKNOWN, request.out, options)
     tools = _toolchain(request, made.folder if foretold else request.out)
     model_dir = sources.standing(recipe, request.model, sources.cache_folder())
     if request.plan_only and not model_dir:
         if not foretold:
-            raise UserError("the recipe has no sizes", request.recipe, "give MODEL=/path/to/checkpoint")
+            raise UserError("the recipe has no config", request.recipe, "give MODEL=/path/to/checkpoint")
         say(f"the checkpoint is not here: {UNKNOWN} stands for it")
         return Prepared(request, recipe, UNKNOWN, foretold, options, made, tools)
     if not model_dir:
@@ -108,8 +110,16 @@ def prepare(request: Request, say: Say) -> Prepared:
         model_dir = sources.resolve(recipe, request.model, sources.cache_folder(), say)
     spec = specs.read(model_dir)
     made = plan.make_plan(recipe, spec, model_dir, request.out, options)
-    Checkpoint(model_dir).require(find(spec.model_type).required_weights(spec))
+    architecture = find(spec.model_type)
+    if architecture.remote:
+        trust.check_allowed(model_dir, specs.read_config(model_dir), request.trust_remote_code)
+    Checkpoint(model_dir).require(architecture.required_weights(spec))
     return Prepared(request, recipe, model_dir, spec, options, made, tools)
+
+
+def _foretold(recipe: Recipe, where: str) -> specs.DecoderSpec | None:
+    """What the recipe's `config` promises, before the checkpoint is here. UserError for a missing key."""
+    return specs.from_config(recipe.architecture, recipe.config, where) if recipe.config else None
 
 
 def _options(request: Request, recipe: Recipe) -> plan.Options:
@@ -120,6 +130,7 @@ def _options(request: Request, recipe: Recipe) -> plan.Options:
         seq_length=request.seq_length or recipe.seq_length,
         head=request.head or recipe.head,
         group_size=request.group_size or recipe.group_size,
+        trust_remote_code=request.trust_remote_code,
     )
 
 

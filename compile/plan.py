@@ -37,6 +37,7 @@ class Options:
     seq_length: int
     head: str
     group_size: int
+    trust_remote_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,10 +154,14 @@ def eight_bit_group(spec: DecoderSpec, devices: int, kind: str) -> int:
     return max(size for size in range(1, 129) if common % size == 0)
 
 
-def parity_command(model: str, seq_length: int, devices: int, prompt: str) -> tuple[str, ...]:
+def parity_command(model: str, seq_length: int, devices: int, prompt: str, trust: bool) -> tuple[str, ...]:
     """The host's rungs of the ladder; it finds the bind steps' folders beside its own."""
-    sizes = ("--seq-length", str(seq_length), "--devices", str(devices))
-    return _exporter("parity", model, "--graphs", "..", *sizes, "--prompt", prompt, "--positions", str(POSITIONS))
+    sizes = ("--seq-length", str(seq_length), "--devices", str(devices), "--positions", str(POSITIONS))
+    return _exporter("parity", model, "--graphs", "..", "--prompt", prompt, *sizes, *_trust(trust))
+
+
+def _trust(given: bool) -> tuple[str, ...]:
+    return ("--trust-remote-code",) if given else ()
 
 
 def _exporter(command: str, model: str, *rest: str) -> tuple[str, ...]:
@@ -179,9 +184,8 @@ class _Build:
     def trace(self) -> Step:
         o = self.options
         sizes = ("--seq-length", str(o.seq_length), "--head", o.head, "--devices", str(o.devices))
-        return Step(
-            TRACE, (_exporter("trace", self.model, *sizes),), (self.model,), ("bindings.json", "*"), EXPORTER, 2**30
-        )
+        command = _exporter("trace", self.model, *sizes, *_trust(o.trust_remote_code))
+        return Step(TRACE, (command,), (self.model,), ("bindings.json", "*"), EXPORTER, 2**30)
 
     def bind(self, group: str) -> Step:
         command = _exporter("bind", self.model, "--skeletons", f"../{TRACE}", "--group", group)
@@ -191,7 +195,7 @@ class _Build:
 
     def parity(self) -> Step:
         o = self.options
-        command = parity_command(self.model, o.seq_length, o.devices, self.recipe.prompt)
+        command = parity_command(self.model, o.seq_length, o.devices, self.recipe.prompt, o.trust_remote_code)
         inputs = (self.model, *(f"{_bind_step(group)}/" for group in self.groups()))
         outputs = ("parity.json", "reference/tokens.json", *(f"reference/{n.name}.npz" for n in self.nets))
         return Step(PARITY, (command,), inputs, outputs, EXPORTER, estimate.parity_memory(self.spec))

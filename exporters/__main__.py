@@ -36,6 +36,8 @@ def _parser() -> argparse.ArgumentParser:
     parity.add_argument("--devices", type=int, default=1)
     parity.add_argument("--prompt", required=True)
     parity.add_argument("--positions", type=int, required=True)
+    for command in (trace, parity):
+        command.add_argument("--trust-remote-code", action="store_true")
     for command in (trace, bind, parity):
         command.add_argument("--model", type=Path, required=True, help="Hugging Face directory")
         command.add_argument("--out", type=Path, default=Path("."))
@@ -49,7 +51,7 @@ def _trace(args: argparse.Namespace) -> None:
     # Only TopK is split over devices; on one device ArgMax is the cheaper of the two.
     fused_head = "argmax" if args.devices == 1 else "topk"
     top1 = fused_head if args.head == "top1" else None
-    trace_decoder(Decoder(args.model, args.devices), args.seq_length, top1, args.out)
+    trace_decoder(Decoder(args.model, args.devices, args.trust_remote_code), args.seq_length, top1, args.out)
 
 
 def _bind(args: argparse.Namespace) -> None:
@@ -63,7 +65,7 @@ def _parity(args: argparse.Namespace) -> None:
     from exporters.model import Decoder
     from exporters.parity import climb
 
-    decoder = Decoder(args.model, args.devices)
+    decoder = Decoder(args.model, args.devices, args.trust_remote_code)
     climb(decoder, args.graphs, args.seq_length, args.prompt, args.positions, args.out)
 
 

@@ -22,35 +22,34 @@ from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from exporters import remote
 from exporters import spec as specs
 from exporters.architecture import Architecture, Swap, find
 from exporters.bind import Weight, assemble, weight_of
 from exporters.checkpoint import Checkpoint
 from exporters.modules import Block
-from patches import rotary
+from exporters.trust import check_allowed
+from patches import compat, rotary
 from patches.positions import Alibi, Window
 
 
 class Decoder:
-    """`devices`: how many the graphs are for; it decides between forms of attention (exporters.parts)."""
+    """`devices`: how many the graphs are for; it decides between forms of attention (exporters.parts). `trust`:
+    whether code that comes with the checkpoint may run; UserError where it would have to."""
 
-    def __init__(self, model_dir: Path, devices: int = 1) -> None:
+    def __init__(self, model_dir: Path, devices: int = 1, trust: bool = False) -> None:
         self.model_dir = model_dir
         self.devices = devices
         self.spec = specs.read(model_dir)
         self.architecture: Architecture = find(self.spec.model_type)
-        config: Any = AutoConfig.from_pretrained(model_dir, local_files_only=True)
-        with torch.device("meta"):
-            self.meta: nn.Module = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
-        # from_config works on a copy; layers must be built from the one that says "eager".
-        self.config: Any = self.meta.config
+        self.meta, self.config = (_of_checkpoint if self.architecture.remote else _of_transformers)(model_dir, trust)
 
     def layer(self, index: int, checkpoint: Checkpoint | None) -> nn.Module:
         """Decoder layer `index` as the chip's graphs run it; its parameters in float32, or on the meta device,
         without values, where `checkpoint` is None."""
         cls: Any = type(self.meta.get_submodule(f"{self.architecture.layers}.{index}"))
         places = [p for p in inspect.signature(cls).parameters.values() if p.default is p.empty or "idx" in p.name]
-        with init_empty_weights(include_buffers=False), _no_random_weights():
+        with compat.building(), init_empty_weights(include_buffers=False), _no_random_weights():
             layer: nn.Module = cls(*(self.config, index)[: max(len(places), 1)]).eval().float()
         for swap in self._swaps(layer):
             old = layer.get_submodule(swap.at)
@@ -83,9 +82,11 @@ class Decoder:
         path = self.architecture.rotary
         if not path:
             return None
-        cls: Any = type(self.meta.get_submodule(path))
+        module: Any = self.meta.get_submodule(path)
+        if not self.architecture.remote:
+            module = type(module)(self.config)  # on the CPU, with buffers that its constructor computes
         tables = imported(self.architecture.tables or "patches.rotary:plain")
-        one = partial(tables, cls(self.config), self.spec.layer_types[layer])
+        one = partial(tables, module, self.spec.layer_types[layer])
         return rotary.stacked(one, length, self.spec.switches(length))
 
     def mask(self, length: int, layer: int) -> nn.Module | None:
@@ -125,6 +126,20 @@ class Decoder:
         path = self.architecture.embed if self.spec.tied else self.architecture.head
         shape = (self.spec.vocab, self.spec.hidden)
         return Weight("head.weight", (f"{path}.weight",), shape, normalised=self.architecture.normalised_head)
+
+
+def _of_transformers(model_dir: Path, trust: bool) -> tuple[nn.Module, Any]:
+    config: Any = AutoConfig.from_pretrained(model_dir, local_files_only=True)
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    # from_config works on a copy; layers must be built from the one that says "eager".
+    return model, model.config
+
+
+def _of_checkpoint(model_dir: Path, trust: bool) -> tuple[nn.Module, Any]:
+    check_allowed(model_dir, specs.read_config(model_dir), trust)
+    config, model_class = remote.load(model_dir)
+    return remote.empty(model_class, config), config
 
 
 def imported(name: str) -> Any:

@@ -15,9 +15,11 @@ import psutil
 import torch
 
 from exporters import remote
+from exporters import tokenizer as tokenizers
 from exporters.architecture import Architecture
 from exporters.checkpoint import Checkpoint
 from exporters.spec import DecoderSpec
+from patches import compat
 
 # Forced on models whose weights must be read from disk for every token: a greedy continuation would take hours.
 PASSAGE = (
@@ -51,7 +53,7 @@ def run(
     """Feed `prompt`, then `positions` - 1 forced tokens; both are shortened until they fit `seq_length`."""
     positions = min(positions, seq_length)
     ids = _prompt_ids(model_dir, prompt, spec.vocab)[: seq_length - positions + 1]
-    with tempfile.TemporaryDirectory() as offload, torch.no_grad():
+    with tempfile.TemporaryDirectory() as offload, torch.no_grad(), compat.running():
         model, in_memory = _load(model_dir, architecture, offload)
         if in_memory:
             forced = _greedy(model, ids, positions - 1)
@@ -66,10 +68,7 @@ def run(
 
 def _prompt_ids(model_dir: Path, prompt: str, vocab: int) -> list[int]:
     """Token ids of `prompt`; for a checkpoint without a tokenizer, a fixed pseudo-random sequence."""
-    if any(next(model_dir.glob(name), None) for name in ("tokenizer*", "*.tiktoken", "vocab.*")):
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+    if (tokenizer := tokenizers.load(model_dir)) is not None:
         return list(tokenizer(prompt)["input_ids"])
     generator = torch.Generator().manual_seed(len(prompt))
     return torch.randint(vocab, (16,), generator=generator).tolist()

@@ -22,6 +22,7 @@ ALLOWED = {
     "HEAD": HEADS,
     "VERIFY": VERIFY,
     "TOOLCHAIN": TOOLCHAINS,
+    "TRUST_REMOTE_CODE": ("0", "1"),
 }
 NUMBERS = ("SEQ", "GROUP", "JOBS")
 

@@ -63,7 +63,7 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
 def test_an_unknown_model_type_names_near_matches(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="model_type 'lama' is unknown; did you mean llama"):
         spec.read(write(tmp_path, model_type="lama"))
-    with pytest.raises(UserError, match="model_type 'zzz' is unknown; known are .*llama"):
+    with pytest.raises(UserError, match=r"model_type 'zzz' is unknown; known are .*llama"):
         spec.read(write(tmp_path, model_type="zzz"))
 
 

@@ -1,0 +1,286 @@
+"""Stand-ins for what modeling code of 2023/24 imports or calls and newer releases removed.
+
+Data, each with its reason; three context managers put them in place and always take them away again: `importing`
+while a checkpoint's files are imported, `building` while its config and modules are made, `running` while they are
+called. A name that exists is left alone unless its record says `override`.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+ABSENT = object()
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """`where` is "package.module" or "package.module:Class"; a module that does not exist is made for the time.
+    `make()` gives the value. `override`: replace the name although it exists."""
+
+    where: str
+    name: str
+    make: Callable[[], Any]
+    reason: str
+    override: bool = False
+
+
+def _constant(value: Any) -> Callable[[], Any]:
+    return lambda: value
+
+
+def _function(value: Any) -> Callable[[], Any]:
+    """A function that ignores its arguments and returns `value`."""
+    return lambda: lambda *_, **__: value
+
+
+def _placeholder(name: str) -> Callable[[], type]:
+    """A class to inherit from or to name in an annotation; no code path of an export makes one."""
+    return lambda: type(name, (), {})
+
+
+def _from(module: str, name: str) -> Callable[[], Any]:
+    return lambda: getattr(import_module(module), name)
+
+
+def _group(where: str, reason: str, override: bool = False, **makes: Callable[[], Any]) -> tuple[StandIn, ...]:
+    return tuple(StandIn(where, name, make, reason, override) for name, make in makes.items())
+
+
+_NO_GPU = "its kernels need a GPU and half precision; without it the files take their plain path"
+_OVERWRITTEN = "fills weights with random numbers, which takes minutes, and the checkpoint replaces them"
+
+IMPORTING: tuple[StandIn, ...] = (
+    *(
+        record
+        for where in ("transformers.utils.import_utils", "transformers.utils")  # the second re-exports the first
+        for record in (
+            *_group(where, "gone in 5.0; it guards a wrapper for torch.fx", is_torch_fx_available=_function(False)),
+            *_group(where, _NO_GPU, is_flash_attn_greater_or_equal_2_10=_function(False)),
+            *_group(
+                where,
+                f"true where flash_attn is installed, but {_NO_GPU}",
+                True,
+                is_flash_attn_2_available=_function(False),
+            ),
+        )
+    ),
+    *_group(
+        "transformers.pytorch_utils",
+        "announced to go: a version that every torch has passed, and a list that RMSNorm classes enter",
+        is_torch_greater_or_equal_than_1_13=_constant(True),
+        ALL_LAYERNORM_LAYERS=list,
+    ),
+    *_group("transformers.modeling_utils", "no longer re-exported", ALL_LAYERNORM_LAYERS=list),
+    *_group(
+        "transformers.generation.logits_process",
+        "merged into its base class",
+        LogitsWarper=_from("transformers", "LogitsProcessor"),
+    ),
+    *_group(
+        "transformers",
+        "constrained beam search is gone; files import it for annotations",
+        BeamSearchScorer=_placeholder("BeamSearchScorer"),
+        DisjunctiveConstraint=_placeholder("DisjunctiveConstraint"),
+    ),
+    *_group(
+        "transformers.utils.model_parallel_utils",
+        "the module is gone; for one model on several GPUs",
+        assert_device_map=_function(None),
+        get_device_map=_function(None),
+    ),
+    *_group(
+        "transformers.deepspeed",
+        "moved to transformers.integrations; for training",
+        is_deepspeed_zero3_enabled=_function(False),
+    ),
+    *_group(
+        "transformers_stream_generator",
+        "the package breaks on transformers >= 4.57; for chat_stream(), which an export never calls",
+        init_stream_support=_function(None),
+    ),
+    *_group(
+        "transformers_stream_generator.main",
+        "as above",
+        NewGenerationMixin=_placeholder("NewGenerationMixin"),
+        StreamGenerationConfig=_placeholder("StreamGenerationConfig"),
+    ),
+    *_group(
+        "torch._C",
+        "called at import (ChatGLM), they change TorchScript for the whole process, which the tracing shares",
+        override=True,
+        _jit_set_profiling_mode=_function(None),
+        _jit_set_profiling_executor=_function(None),
+        _jit_override_can_fuse_on_cpu=_function(None),
+        _jit_override_can_fuse_on_gpu=_function(None),
+    ),
+)
+
+# Importing these fails for the time, as where they are not installed.
+HIDDEN: dict[str, str] = {"flash_attn": _NO_GPU, "xformers": _NO_GPU}
+
+
+def _files_own(name: str, value: Any) -> Callable[[], Any]:
+    """A method of PretrainedConfig that gives `value(kwargs)` for a checkpoint's own class, and does as ever for
+    transformers' classes, which a checkpoint may use for a part of itself."""
+
+    def make() -> Any:
+        original = getattr(import_module("transformers").PretrainedConfig, name)
+
+        def method(self: Any, **kwargs: Any) -> Any:
+            own = not type(self).__module__.startswith("transformers.")
+            return value(kwargs) if own else original(self, **kwargs)
+
+        return method
+
+    return make
+
+
+BUILDING: tuple[StandIn, ...] = (
+    *_group(
+        "transformers:PretrainedConfig",
+        "5.x rewrites rope_scaling (None becomes a dict, keys are added), which the files read as it was written",
+        override=True,
+        convert_rope_params_to_dict=_files_own("convert_rope_params_to_dict", lambda kwargs: kwargs),
+        standardize_rope_params=_files_own("standardize_rope_params", lambda _: None),
+    ),
+    *_group(
+        "transformers:GenerationConfig",
+        "5.x drops the keys that it names (use_cache, max_length, ...) from config.json, and the files read them",
+        override=True,
+        _get_default_generation_params=_constant(staticmethod(dict)),
+    ),
+    *_group(
+        "transformers:PreTrainedModel",
+        f"{_OVERWRITTEN}; and ties weights by a table that 4.x code writes as a list",
+        override=True,
+        init_weights=_function(None),
+        get_expanded_tied_weights_keys=_function({}),
+    ),
+    *_group("torch.nn:Linear", _OVERWRITTEN, override=True, reset_parameters=_function(None)),
+    *_group("torch.nn:Embedding", _OVERWRITTEN, override=True, reset_parameters=_function(None)),
+    *_group(
+        "torch.nn:Module",
+        "skip_init (ChatGLM) makes modules on the meta device, then takes memory for weights and buffers alike",
+        override=True,
+        to_empty=_constant(lambda self, **_: self),
+    ),
+)
+
+
+def _get_head_mask(self: Any, head_mask: Any, num_hidden_layers: int, is_attention_chunked: bool = False) -> list[None]:
+    if head_mask is not None:
+        raise NotImplementedError("head masks are for pruning experiments; an export has none")
+    return [None] * num_hidden_layers
+
+
+def _from_legacy_cache(cls: Any, past_key_values: Any = None) -> Any:
+    cache = cls()
+    for index, (k, v) in enumerate(past_key_values or ()):
+        cache.update(k, v, index)
+    return cache
+
+
+def _to_legacy_cache(self: Any) -> tuple[tuple[Any, Any], ...]:
+    return tuple((layer.keys, layer.values) for layer in self.layers)
+
+
+RUNNING: tuple[StandIn, ...] = (
+    *_group("transformers:PreTrainedModel", "gone in 5.0", get_head_mask=_constant(_get_head_mask)),
+    *_group(
+        "transformers.cache_utils:DynamicCache",
+        "the cache as tuples, gone in 5.0, and older names of its length",
+        from_legacy_cache=_constant(classmethod(_from_legacy_cache)),
+        to_legacy_cache=_constant(_to_legacy_cache),
+        __getitem__=_constant(lambda self, index: _to_legacy_cache(self)[index]),
+        get_usable_length=_constant(lambda self, _new, layer=0: self.get_seq_length(layer)),
+        seen_tokens=_constant(property(lambda self: self.get_seq_length())),
+    ),
+)
+
+
+@contextmanager
+def installed(records: Sequence[StandIn]) -> Iterator[None]:
+    """Put `records` in place; take them and the modules made for them away on the way out, whatever happened."""
+    with ExitStack() as stack:
+        for record in records:
+            module, _, cls = record.where.partition(":")
+            holder: Any = _module(module, stack)
+            if cls:
+                holder = getattr(holder, cls)
+            if hasattr(holder, record.name) and not record.override:
+                continue
+            stack.callback(_restore, holder, record.name, vars(holder).get(record.name, ABSENT))
+            setattr(holder, record.name, record.make())
+        yield
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """For the import of a checkpoint's own files."""
+    with installed(IMPORTING), _without_warnings(), ExitStack() as stack:
+        for name in HIDDEN:
+            for present in [m for m in sys.modules if m == name or m.startswith(f"{name}.")]:
+                stack.callback(sys.modules.__setitem__, present, sys.modules.pop(present))
+            stack.callback(sys.modules.pop, name, None)
+            sys.modules[name] = None  # type: ignore[assignment]  # how Python spells "may not be imported"
+        yield
+
+
+@contextmanager
+def building() -> Iterator[None]:
+    """For making config and modules: imports in their constructors see what `importing` shows."""
+    with importing(), installed(BUILDING):
+        yield
+
+
+@contextmanager
+def running() -> Iterator[None]:
+    """For calling the modules."""
+    with installed(RUNNING), _without_warnings():
+        yield
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """The files advise to install GPU packages; torch and transformers advise their authors to rename things."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _module(name: str, stack: ExitStack) -> ModuleType:
+    """The module, or an empty one (and its parents) in its place until `stack` closes."""
+    try:
+        return import_module(name)
+    except Exception:  # a broken package may raise anything while it is imported
+        made = ModuleType(name, "Made for the time of an import.")
+        made.__path__ = []
+        parent, _, leaf = name.rpartition(".")
+        if parent:
+            holder = _module(parent, stack)
+            stack.callback(_restore, holder, leaf, vars(holder).get(leaf, ABSENT))
+            setattr(holder, leaf, made)
+        stack.callback(sys.modules.pop, name, None)
+        sys.modules[name] = made
+        return made
+
+
+def _restore(holder: Any, name: str, value: Any) -> None:
+    if value is not ABSENT:
+        setattr(holder, name, value)
+    elif name in vars(holder):
+        delattr(holder, name)
