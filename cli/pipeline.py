@@ -23,6 +23,7 @@ from contract.errors import UserError
 from contract.ladder import Score
 from contract.manifest import Manifest
 from contract.modes import MODES
+from exporters import tokenizer
 
 # Everything a tokenizer and a chat need, as the libraries name their files; never weights.
 CONFIG_FILES = (
@@ -34,6 +35,7 @@ CONFIG_FILES = (
 def run(prepared: Prepared) -> Path:
     """Carry the plan out and put the build folder together, not yet judged. StepFailed for a failing step."""
     made = prepared.plan
+    tokenizer.needs_preparation(prepared.model_dir)  # refuses, now and not after hours, one that nobody could load
     if prepared.request.verify == "none":
         made = replace(made, steps=tuple(step for step in made.steps if step.name != plan.PARITY))
     started = time.monotonic()
@@ -83,7 +85,8 @@ def climb_again(folder: Path, say: Say) -> None:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     options = manifest.options
-    command = plan.parity_command(str(model), options["seq_length"], options["devices"], options["prompt"])
+    names = ("seq_length", "devices", "prompt", "trust_remote_code")
+    command = plan.parity_command(str(model), *(options[name] for name in names))
     with log.open("w") as out:
         done = subprocess.run(
             [sys.executable, *command[1:]], cwd=part, stdout=out, stderr=subprocess.STDOUT, check=False
@@ -137,6 +140,7 @@ def _copy_config(model_dir: Path, config: Path) -> None:
     for pattern in CONFIG_FILES:
         for file in model_dir.glob(pattern):
             shutil.copyfile(file, config / file.name)
+    tokenizer.prepare(model_dir, config)
 
 
 def _manifest(prepared: Prepared, seconds: dict[str, float]) -> Manifest:
@@ -161,6 +165,8 @@ def _manifest(prepared: Prepared, seconds: dict[str, float]) -> Manifest:
         "dtype": spec.dtype,
         "heads": spec.heads,
         "intermediate": spec.intermediate,
+        "rope_switches": spec.switches(options.seq_length),
+        "rope_restarts": spec.rope_restarts,
         "digest": digests.path(prepared.model_dir),
     }
     versions = {**toolchain.exporter_versions(), "tpu_mlir": prepared.toolchain.version()}

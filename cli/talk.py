@@ -13,6 +13,7 @@ from typing import Any
 
 from contract import manifest
 from contract.errors import UserError
+from exporters import tokenizer as tokenizers
 
 _ANSWER_SHARE = 4  # a chat prompt leaves a quarter of the sequence for the answer, dropping old turns where needed
 
@@ -167,14 +168,18 @@ class _Talker:
 
     def stream(self, generation: Any, ids: list[int]) -> Iterator[str]:
         """The answer's text in pieces of whole characters."""
+        pieces = self._pieces(generation, ids)
+        if self._template:
+            pieces = _from_first_letter(pieces)
+        return (piece for piece in pieces if piece)
+
+    def _pieces(self, generation: Any, ids: list[int]) -> Iterator[str]:
         from runtime.detokenizer import Detokenizer
 
         text = Detokenizer(self._decode, ids)
         for token in generation:
-            if piece := text.add(token):
-                yield piece
-        if rest := text.flush():
-            yield rest
+            yield text.add(token)
+        yield text.flush()
 
     def _decode(self, ids: list[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
@@ -213,21 +218,31 @@ def find(folder: Path, config: Path | None = None) -> Place:
 
 
 def _tokenizer(config: Path) -> Any:
-    if not any(config.glob("*token*")) and not any(config.glob("vocab*")):
-        # transformers would make an empty tokenizer of the config alone, and say nothing
-        raise UserError("no tokenizer in here", str(config), "name its folder with --config")
-    from transformers import AutoTokenizer
-
     try:
-        return AutoTokenizer.from_pretrained(str(config), local_files_only=True)
+        found = tokenizers.load(config)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"no usable tokenizer ({reason})", str(config), "name its folder with --config") from error
+    if found is None:
+        raise UserError("no tokenizer in here", str(config), "name its folder with --config")
+    return found
+
+
+def _from_first_letter(pieces: Iterator[str]) -> Iterator[str]:
+    """A chat's answer without what ChatGLM3 and GLM-4 put before it: a line break, which their templates add again."""
+    for piece in pieces:
+        if piece := piece.lstrip():
+            yield piece
+            break
+    yield from pieces
 
 
 def end_tokens(config: Path, tokenizer: Any) -> set[int]:
     """The ids that end an answer: of the generation config, else of the config; and the tokenizer's own."""
     ends: set[int] = set() if tokenizer.eos_token_id is None else {int(tokenizer.eos_token_id)}
+    if stops := tokenizers.stops(config):
+        vocabulary = tokenizer.get_vocab()
+        ends |= {vocabulary[token] for token in stops if token in vocabulary}
     for name in ("generation_config.json", "config.json"):
         path = config / name
         named = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
