@@ -15,8 +15,9 @@ import threading
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
+from compile import forks
 from compile.digest import Digests
 from compile.plan import Step
 from compile.toolchain import Runner
@@ -24,6 +25,7 @@ from compile.toolchain import Runner
 RECORD = "step.json"
 TAIL_LINES = 15
 GRACE = 3.0  # seconds between asking a step to stop and killing it
+DEFERRED = 75  # the exit code that compile.rebind is told to end with where it would start a tool: a server is faster
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,73 @@ class Failure:
     tail: tuple[str, ...]
 
 
+class Process(Protocol):
+    """A command that runs in a process group of its own."""
+
+    def signal(self, number: int) -> None:
+        """To its whole group; nothing where it has ended."""
+
+    def wait(self) -> tuple[int, int]:
+        """Exit code (negative: the signal that ended it) and the bytes of its largest process. Its group is gone."""
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """Starts the commands of one environment. `servers`: that run some of them; None where there are none."""
+
+    runner: Runner
+    servers: forks.Servers | None = None
+
+    def fork(self, command: tuple[str, ...], folder: Path, log: IO[bytes]) -> Process | None:
+        """None where a server does not run it. It may wait until the server is ready."""
+        return self.servers.start(command, folder, log) if self.servers else None
+
+    def start(self, command: tuple[str, ...], folder: Path, log: IO[bytes]) -> Process:
+        """OSError where it does not start."""
+        env = self.runner.environment()
+        if self.deferred(command):
+            env["REBIND_DEFERRED"] = str(DEFERRED)
+        return _Subprocess(self.runner.argv(command, str(folder)), folder, env, log)
+
+    def deferred(self, command: tuple[str, ...]) -> tuple[str, ...]:
+        """What `command` leaves for us to start when it ends with DEFERRED; empty for most."""
+        rest = command[command.index("--") + 1 :] if "--" in command else ()
+        return rest if self.servers and rest[:1] and rest[0] in forks.TOOLS else ()
+
+
+class _Subprocess:
+    def __init__(self, argv: list[str], folder: Path, env: dict[str, str], log: IO[bytes]) -> None:
+        self._lock = threading.Lock()
+        self._reaped = False
+        self._popen = subprocess.Popen(
+            argv,
+            cwd=folder,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def signal(self, number: int) -> None:
+        with self._lock:
+            self._signal(number)
+
+    def wait(self) -> tuple[int, int]:
+        os.waitid(os.P_PID, self._popen.pid, os.WEXITED | os.WNOWAIT)
+        with self._lock:
+            self._signal(signal.SIGKILL)
+            self._reaped = True
+            _, status, usage = os.wait4(self._popen.pid, 0)
+        self._popen.returncode = code = os.waitstatus_to_exitcode(status)
+        return code, usage.ru_maxrss * 1024
+
+    def _signal(self, number: int) -> None:
+        if not self._reaped:  # until then its number cannot belong to anyone else
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._popen.pid, number)
+
+
 # A command that a step has started, then its end.
 Results = queue.Queue[tuple[Step, tuple[str, ...] | Record | Failure]]
 
@@ -58,18 +127,18 @@ class Job:
     def __init__(
         self,
         step: Step,
-        runner: Runner,
+        launcher: Launcher,
         identity: str,
         folders: tuple[Path, Path],
         digests: Digests,
         results: Results,
     ) -> None:
         work, logs = folders
-        self.step, self.runner, self.identity, self.digests, self.results = step, runner, identity, digests, results
+        self.step, self.launcher, self.identity, self.digests, self.results = step, launcher, identity, digests, results
         self.folder, self.part = work / step.name, work / f"{step.name}.part"
         self.log = logs / f"{step.name}.log"
         self.memory = 0
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
         self._stopped = False
         self._lock = threading.Lock()  # of the two above
         self._thread = threading.Thread(target=self._work, name=step.name, daemon=True)
@@ -92,10 +161,8 @@ class Job:
             self._thread.join(GRACE)
 
     def _signal(self, number: int) -> None:
-        # The leader is not reaped before _process is None (see _wait), so its number cannot belong to anyone else.
         if self._process:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, number)
+            self._process.signal(number)
 
     def _work(self) -> None:
         result: Record | Failure
@@ -126,38 +193,32 @@ class Job:
         """Run one command to its end; empty if all went well, else what went wrong."""
         log.write(f"$ {shlex.join(command)}\n".encode())
         log.flush()
-        env = self.runner.environment()
-        with self._lock:
-            if self._stopped:
-                return "stopped"
-            try:
-                self._process = process = subprocess.Popen(
-                    self.runner.argv(command, str(self.part)),
-                    cwd=self.part,
-                    env=env,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
-            except OSError as error:
-                return f"{command[0]} does not start: {error.strerror}"
-        code = self._wait(process)
+        deferred = self.launcher.deferred(command)
+        try:
+            code = self._call(command, log)
+            if deferred and code == DEFERRED:
+                code = self._call(deferred, log)
+        except OSError as error:
+            return f"{command[0]} does not start: {error.strerror}"
         if self._stopped:
             return "stopped"
         if code < 0:
             return f"killed by {signal.Signals(-code).name}" + (", perhaps out of memory" if code == -9 else "")
         return f"exit code {code}" if code else ""
 
-    def _wait(self, process: subprocess.Popen[bytes]) -> int:
-        """Exit code. Whatever the command left running in its group ends with it."""
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    def _call(self, command: tuple[str, ...], log: IO[bytes]) -> int:
+        """Exit code; of no meaning where the step was stopped."""
+        if self._stopped:
+            return 0
+        fork = self.launcher.fork(command, self.part, log)
         with self._lock:
-            self._signal(signal.SIGKILL)
-            self._process = None
-            _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = code = os.waitstatus_to_exitcode(status)
-        self.memory = max(self.memory, usage.ru_maxrss * 1024)
+            if self._stopped and not fork:  # while it waited
+                return 0
+            self._process = process = fork or self.launcher.start(command, self.part, log)
+            if self._stopped:
+                process.signal(signal.SIGTERM)
+        code, memory = process.wait()
+        self.memory = max(self.memory, memory)
         return code
 
     def _keep(self, seconds: float) -> Record:

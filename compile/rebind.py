@@ -6,7 +6,8 @@ weights.npz holds a layer's under the same names. So another layer's mlir is the
 
     seal  after model_transform of one layer, checks that this holds: the compiler kept every weight, unchanged.
     bind  writes a layer's mlir from the template. Where the template did not hold, or the layer's graph is another,
-          it runs the command that stands after `--` instead, and says so.
+          it runs the command that stands after `--` instead, and says so; or leaves that to who started it and ends
+          with the exit code that REBIND_DEFERRED names.
 
 It runs as a script in the compiler's environment (`python3 -I rebind.py`): numpy only, nothing of ours.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -85,7 +87,8 @@ def main(argv: list[str]) -> int:
         if not reason:
             return 0
         print(f"{argv[4]}: transformed by itself: {reason}", flush=True)
-        return subprocess.run(argv[6:], check=False).returncode
+        deferred = os.environ.get("REBIND_DEFERRED")
+        return int(deferred) if deferred else subprocess.run(argv[6:], check=False).returncode
     print(main.__doc__, file=sys.stderr)
     return 2
 
