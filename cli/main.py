@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from cli import build, demo, doctor, talk
+from cli import build, demo, doctor, talk, zoo
 from contract.errors import UserError
 
 
@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="hf2bmodel", description="From a Hugging Face checkpoint to a verified bmodel, and to talking with it."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (build, talk, doctor, demo):
+    for module in (build, talk, zoo, doctor, demo):
         module.add_parsers(commands)
     return parser
 

@@ -1,9 +1,10 @@
-"""What a build will take, from sizes alone: bytes on disk, and bytes of memory of each kind of step.
+"""What a build will take, from sizes alone: bytes on disk, bytes of memory of each kind of step, bytes of the bmodel.
 
-Estimates err on the high side. They rest on measurements of tpu-mlir 1.30.2 (0.5B and 7B sizes); B is the float32
-weight bytes of the step's group:
+They rest on measurements of tpu-mlir 1.30.2. Disk and memory err on the high side (0.5B and 7B sizes); B is the
+float32 weight bytes of the step's group:
     model_transform   0.95 GB (its imports) + 1.9 B to 3.8 B
     model_deploy      0.15 GB + 1.7 B (a block) to 3.5 B (a vocabulary projection)
+The bmodel's own size is a likely value, within 15 % of what was built (tests/compile/test_estimate.py).
 """
 
 from __future__ import annotations
@@ -12,37 +13,64 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from contract import graphs
 from contract.errors import UserError
 from contract.modes import MODES
 
 if TYPE_CHECKING:
     from exporters.spec import DecoderSpec
+    from recipes.recipe import Recipe
 
 GB = 10**9
 _KERNEL = 6 * 10**6  # the chip's kernel module, a copy in each net's bmodel
 _KEPT_STEPS = 3  # decode steps that the parity step keeps of each layer
+_SCALE = 3  # bytes a group of quantised weights takes beside them: a scale in 16 bits, a zero point in 8
+_EIGHT_BIT_GROUP = 128  # at most; compile.plan settles it
+_COMMANDS = 30_000  # of one layer's net
 
 
 def group_bytes(spec: DecoderSpec, group: str) -> int:
     """Float32 bytes of a group's weights: embedding, head, or layer_<i>."""
     if not group.startswith("layer_"):
         return 4 * spec.vocab * spec.hidden
-    attention = 2 * spec.hidden * (spec.heads + spec.kv_heads) * spec.head_dim
-    return 4 * (attention + 3 * spec.hidden * spec.intermediate + 4 * spec.hidden)
+    return 4 * spec.layer_parameters[int(group.removeprefix("layer_"))]
+
+
+def bmodel_bytes(recipe: Recipe, spec: DecoderSpec, mode: str, seq_length: int, group_size: int) -> int:
+    """Likely size of a bmodel for one device: weights, once each, with their scales, rotary tables, commands."""
+    table = spec.vocab * spec.hidden
+    rotary = 2 * 2 * seq_length * min(spec.head_dim, spec.v_head_dim)  # cos and sin, in 16 bits; in each layer anew
+    words = [recipe.quantize(kind, mode) for kind in (graphs.BLOCK, graphs.BLOCK_CACHE)]
+    nets = [_stored(sum(spec.layer_parameters), word, group_size) + spec.layers * rotary for word in words]
+    # A quantised matmul is cut in two where its outputs are no multiple of 64, and prefill lays the parts down in
+    # another order than decode: the two nets of a layer then share nothing, as when they are quantised differently.
+    apart = words[0] != words[1] or (words[0].startswith("W") and spec.hidden % 64 > 0)
+    blocks = sum(nets) if apart else nets[0]
+    head = _stored(table, recipe.quantize(graphs.LM_HEAD, mode), group_size)
+    return _KERNEL + 2 * table + head + blocks + 2 * spec.layers * _COMMANDS
+
+
+def _stored(weights: int, quantize: str, group_size: int) -> int:
+    """Bytes of so many weights in a bmodel, quantised as model_deploy's word says."""
+    if quantize.startswith("W4"):
+        return weights // 2 + _SCALE * weights // group_size
+    if quantize.startswith("W8"):
+        return weights + _SCALE * weights // _EIGHT_BIT_GROUP
+    return 2 * weights
 
 
 def disk(spec: DecoderSpec, mode: str, seq_length: int) -> int:
     """Bytes that a build folder may grow to: weights for the compiler, one bmodel a net, the whole, references."""
-    layer, table = group_bytes(spec, "layer_0"), group_bytes(spec, "embedding")
-    weights = spec.layers * layer + 2 * table
+    layers, table = 4 * sum(spec.layer_parameters), group_bytes(spec, "embedding")
+    weights = layers + 2 * table
     passing = 6 * table  # embedding, embedding_cache and lm_head in model_transform at once: two copies each
     bits = MODES[mode].bits * (1 if MODES[mode].bits == 16 else 1.25)  # a quarter more for scales
-    blocks = int(spec.layers * layer * bits / 32)
+    blocks = int(layers * bits / 32)
     # Each block, each block_cache and the whole; the tables in 16 bits, at most.
     bmodels = 3 * blocks + 5 * table // 2 + (2 * spec.layers + 5) * _KERNEL
-    kv = spec.kv_heads * spec.head_dim
-    prefill = seq_length * (2 * spec.hidden + seq_length + 2 * kv)
-    decode = _KEPT_STEPS * 2 * seq_length * kv
+    kv = spec.kv_heads * (spec.head_dim + spec.v_head_dim)
+    prefill = seq_length * (2 * spec.hidden + seq_length + kv)
+    decode = _KEPT_STEPS * seq_length * kv
     references = 4 * spec.layers * (prefill + decode)
     return weights + passing + bmodels + references
 
@@ -56,9 +84,9 @@ def deploy_memory(spec: DecoderSpec, group: str) -> int:
 
 
 def parity_memory(spec: DecoderSpec) -> int:
-    """Hugging Face's model in float32 (the step offloads what does not fit), and a layer twice beside it."""
-    layer, table = group_bytes(spec, "layer_0"), group_bytes(spec, "embedding")
-    return GB + spec.layers * layer + 2 * table + 3 * layer
+    """Hugging Face's model in float32 (the step offloads what does not fit), and its largest layer thrice beside it."""
+    largest, table = 4 * max(spec.layer_parameters), group_bytes(spec, "embedding")
+    return GB + 4 * sum(spec.layer_parameters) + 2 * table + 3 * largest
 
 
 def check_disk(folder: Path, needed: int) -> None:

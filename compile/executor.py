@@ -19,10 +19,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from compile import estimate
+from compile import estimate, forks
 from compile.digest import Digests, combine
-from compile.job import Failure, Job, Record, Results, read_record
-from compile.plan import Plan, Step
+from compile.job import Failure, Job, Launcher, Record, Results, read_record
+from compile.plan import COMPILER, Plan, Step
+from compile.store import Store, whole
 from compile.toolchain import Runner
 from contract.errors import UserError
 
@@ -88,17 +89,21 @@ class _Run:
         for part in self.work.glob("*.part"):  # of a build that was killed
             shutil.rmtree(part) if part.is_dir() else part.unlink()
         self.digests = Digests(self.work / "digests.json")
+        self.store = Store(plan.store) if plan.store else None
         self.waiting = {step.name: step for step in plan.steps}
         self.ready: dict[str, str] = {}  # steps to run whose inputs are all there, with their identities
         self.running: dict[str, Job] = {}
         self.done: dict[str, Record] = {}
         self.results: Results = queue.Queue()
         self.memory = _available_memory()
+        compiler = runners.get(COMPILER)
+        self.servers = forks.Servers(compiler.environment()) if compiler and not compiler.docker else None
 
     def loop(self) -> dict[str, Record]:
         self._settle()
         if self.waiting:
             estimate.check_disk(self.plan.folder, self.plan.disk - _size(self.work))
+        self._warm()
         while self.waiting:
             self._start()
             if not self.running:
@@ -110,6 +115,8 @@ class _Run:
             job = self.running.pop(step.name)
             if isinstance(news, Failure):
                 raise StepFailed(step.name, news, job.log)
+            if self.store:
+                self.store.keep(self.work / step.name, news)
             self._finish(step, news)
             self.events.finished(step, news.seconds)
             self._settle()
@@ -119,9 +126,19 @@ class _Run:
         """End what still runs, and wait until it is gone."""
         for job in self.running.values():
             job.stop()
+        if self.servers:
+            self.servers.abandon()
         for job in self.running.values():
             job.join()
+        if self.servers:
+            self.servers.close()
         self.digests.save()
+
+    def _warm(self) -> None:
+        """Start the servers that steps will want, while other steps run."""
+        commands = (c for step in self.waiting.values() if step.where == COMPILER for c in step.commands)
+        if self.servers and self.servers.warm(command[0] for command in commands):
+            self.memory -= forks.MEMORY
 
     def _settle(self) -> None:
         """Skip what is up to date. In the plan's order, so that one pass finds all of it."""
@@ -129,12 +146,19 @@ class _Run:
             if step.name in self.ready or step.name in self.running or not all(n in self.done for n in step.needs):
                 continue
             identity = self._identity(step)
-            record = read_record(self.work / step.name)
-            if record and record.identity == identity and self._whole(step, record):
+            if record := self._known(step, identity):
                 self._finish(step, record)
                 self.events.skipped(step)
             else:
                 self.ready[step.name] = identity
+
+    def _known(self, step: Step, identity: str) -> Record | None:
+        """The step's record where its outputs stand here, or could be taken from another build."""
+        folder = self.work / step.name
+        record = read_record(folder)
+        if record and record.identity == identity and whole(folder, record, self.digests):
+            return record
+        return self.store.take(identity, folder, self.digests) if self.store else None
 
     def _finish(self, step: Step, record: Record) -> None:
         del self.waiting[step.name]
@@ -145,8 +169,9 @@ class _Run:
             step = self.waiting[name]
             taken = sum(job.step.memory for job in self.running.values())
             if len(self.running) < self.jobs and (not self.running or taken + step.memory <= self.memory):
-                runner, folders = self.runners[step.where], (self.work, self.logs)
-                job = Job(step, runner, self.ready.pop(name), folders, self.digests, self.results)
+                launcher = Launcher(self.runners[step.where], self.servers if step.where == COMPILER else None)
+                folders = (self.work, self.logs)
+                job = Job(step, launcher, self.ready.pop(name), folders, self.digests, self.results)
                 self.running[name] = job
                 job.start()
 
@@ -165,14 +190,6 @@ class _Run:
         step, _, file = name.partition("/")
         outputs = self.done[step].outputs
         return outputs[file][1] if file else combine(f"{name} {digest}" for name, (_, digest) in outputs.items())
-
-    def _whole(self, step: Step, record: Record) -> bool:
-        """Whether every output is what it was, byte for byte. Cheap for files that nobody touched."""
-        for name, (size, digest) in record.outputs.items():
-            path = self.work / step.name / name
-            if not path.is_file() or path.stat().st_size != size or self.digests.file(path) != digest:
-                return False
-        return True
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ def read(config: dict[str, Any]) -> DecoderSpec:
         {"max_position_embeddings": 2048, "tie_word_embeddings": True, **config},
         kv_heads=kv_heads,
         intermediate=wide,
+        layer_norm=True,
         layer_parameters=(per_layer,) * layers,
     )
 

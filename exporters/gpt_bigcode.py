@@ -26,6 +26,7 @@ def read(config: dict[str, Any]) -> DecoderSpec:
         layers=layers,
         kv_heads=kv_heads,
         intermediate=wide,
+        layer_norm=True,
         layer_parameters=(per_layer,) * layers,
         layer_kinds=(0, *(1,) * (layers - 1)),  # the first adds the positions
         attention_scale=(hidden // heads) ** -0.5 if config.get("scale_attn_weights", True) else 1.0,

@@ -35,8 +35,8 @@ MEMORY_SHARE = 0.6
 @dataclass(frozen=True)
 class Reference:
     """`prompt` and `forced`: token ids fed; `expected[j]`: the argmax after prompt + forced[:j]; `gap[j]`: how far
-    its logit, `top[j]`, lies above the second. `embedded` [T, H] and `layers[i]` [T, H]: float32 states after the embedding and
-    after each layer, T = len(prompt) + len(forced)."""
+    its logit, `top[j]`, lies above the second. `embedded` [T, H] and `layers[i]` [T, H]: float32 states after the
+    embedding and after each layer, T = len(prompt) + len(forced)."""
 
     prompt: list[int]
     forced: list[int]

@@ -25,6 +25,7 @@ class DecoderSpec:
     `embedding_scale`, `logit_scale`: factors on the embedding and on lm_head's input; `logit_softcap`: c in
     c * tanh(logits / c). `attention_scale`: factor on q·k; `attention_softcap`: the same cap, on those scores.
     `alibi`: scores fall with distance, by a slope per head, in place of rotary positions.
+    `layer_norm`: the norms are LayerNorm, not RMSNorm.
     `experts`: how many a layer has, 0 without. `plain_dim`: of latent attention, the channels of a q head that rope
     leaves alone.
     `rope_switches`: lengths beyond which other rotary tables hold, in ascending order; `rope_restarts`: whether a
@@ -54,6 +55,7 @@ class DecoderSpec:
     logit_scale: float = 1.0
     logit_softcap: float | None = None
     alibi: bool = False
+    layer_norm: bool = False
     experts: int = 0
     plain_dim: int = 0
     rope_switches: tuple[int, ...] = ()

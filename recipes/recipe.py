@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from contract import graphs
 from contract.errors import UserError, one_of
@@ -95,29 +95,42 @@ class Rule(_Checked):
 DEFAULT_RULES = (Rule(net="lm_head", mode="int4", use="int8"),)
 
 
-class Sizes(_Checked):
-    """The sizes of the published checkpoint, so that a build can be planned, and refused, before it is fetched."""
+def _plain(value: Any) -> Any:
+    """What a key of config.json may hold: a scalar, a list of scalars, or a mapping (of words) to such."""
+    for item in value.values() if isinstance(value, dict) else (value,):
+        for part in item if isinstance(item, list) else (item,):
+            if not (part is None or isinstance(part, bool | int | float | str)):
+                raise PydanticCustomError("plain", "no number, word, list or small mapping as in a config.json")
+            if isinstance(part, str) and _is_number(part):
+                raise PydanticCustomError("plain", "text, for YAML: a power of ten needs a dot, as in 1.0e-5")
+    return value
 
-    layers: Count
-    hidden: Count
-    intermediate: Count
-    heads: Count
-    kv_heads: Count
-    vocab: Count
-    max_positions: Count
-    tied: bool = False
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+Published = Annotated[Any, AfterValidator(_plain)]
 
 
 class Recipe(_Checked):
     """`group_size`: input channels per scale in int4. `prompt`: the text that verification feeds the model.
 
-    Without `sizes` nothing is known of the model until its checkpoint is here.
+    `config`: keys and values of the published config.json, those that planning needs (exporters.spec reads them), so
+    that a build can be planned, and refused, before anything is fetched. Without it nothing is known of the model
+    until its checkpoint is here. `remote_code`: the published checkpoint brings modeling code of its own; a note for
+    readers, since the checkpoint's config.json decides.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
     architecture: Word
     source: Source
-    sizes: Sizes | None = None
+    config: Annotated[dict[str, Published], Field(min_length=1)] | None = None
+    remote_code: Annotated[bool, Field(strict=True)] = False
     seq_length: Count
     mode: ModeName
     group_size: Count
@@ -143,10 +156,16 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def load(name_or_path: str | Path) -> Recipe:
-    """The recipe of that name, or in that file (a path ends in .yaml or .yml). UserError on any fault in it."""
+def origin(name_or_path: str | Path) -> str:
+    """The recipe's file, as messages name it. A path ends in .yaml or .yml."""
     text = str(name_or_path)
-    if not text.endswith((".yaml", ".yml")):
+    return text if text.endswith((".yaml", ".yml")) else f"recipes/{text}.yaml"
+
+
+def load(name_or_path: str | Path) -> Recipe:
+    """The recipe of that name, or in that file. UserError on any fault in it."""
+    text = str(name_or_path)
+    if origin(text) != text:
         return _load_named(text)
     path = Path(text).expanduser()
     if not path.is_file():
@@ -159,7 +178,7 @@ def _load_named(name: str) -> Recipe:
         near = difflib.get_close_matches(name.lower(), names(), n=3, cutoff=0.5)
         remedy = f"did you mean {one_of(near)}?" if near else f"use {one_of(names())}, or the path of a .yaml file"
         raise UserError(f'recipe "{name}" is unknown', remedy=remedy)
-    where = f"recipes/{name}.yaml"
+    where = origin(name)
     recipe = _parse(FOLDER / f"{name}.yaml", where)
     if recipe.name != name:
         raise UserError(f'name "{recipe.name}" is not the file\'s own', where, f"write {name}")
@@ -266,7 +285,6 @@ def _keys_at(loc: Location) -> list[str]:
         ("source", "npm"): NpmSource,
         ("source", "pypi"): PypiSource,
         ("source", "npm", "fallback"): HubFile,
-        ("sizes",): Sizes,
     }
     model = Rule if loc[0] == "quantize" else models[loc[:-1]]
     return [field.alias or name for name, field in model.model_fields.items()]

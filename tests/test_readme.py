@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 READMES = ("README.md", "README.zh.md")
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 LINK = re.compile(r"\]\((?!https?://)([^)#]*)(?:#([^)]*))?\)")
-MAKE = re.compile(r"\bmake ((?:[A-Z]+=\S+ )*)([a-z][\w.-]*)((?: [A-Z]+=[^\s`]+)*)")
+MAKE = re.compile(r"\bmake ((?:[A-Z_]+=\S+ )*)([a-z][\w.-]*)((?: [A-Z_]+=[^\s`]+)*)")
 
 
 def text(name: str) -> str:

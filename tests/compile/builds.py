@@ -1,4 +1,4 @@
-"""Plans for the tests: real recipes with their published sizes, and builds of small Python steps."""
+"""Plans for the tests: real recipes with their published configs, and builds of small Python steps."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 
 from compile.plan import Options, Plan, Step, make_plan
 from compile.toolchain import Runner
-from exporters.spec import DecoderSpec, from_sizes
-from recipes.recipe import Recipe, load
+from exporters.spec import DecoderSpec, from_config
+from recipes.recipe import Recipe, load, origin
 
 
 def recipe_and_spec(name: str) -> tuple[Recipe, DecoderSpec]:
     recipe = load(name)
-    return recipe, from_sizes(recipe.architecture, recipe.sizes)
+    return recipe, from_config(recipe.architecture, recipe.config, origin(name))
 
 
 def options(recipe: Recipe, **changes: object) -> Options:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from compile import estimate
 from contract.errors import UserError
+from recipes.recipe import Rule
 from tests.compile.builds import recipe_and_spec
 
 GB = 10**9
@@ -29,6 +31,51 @@ MB = 10**6
 def test_memory(recipe: str, group: str, step: object, measured: int) -> None:
     guess = step(recipe_and_spec(recipe)[1], group)  # type: ignore[operator]
     assert measured <= guess <= max(2.5 * measured, measured + GB / 2)
+
+
+# Bytes of whole builds, tpu-mlir 1.30.2, chip bm1684x.
+@pytest.mark.parametrize(
+    ("recipe", "mode", "measured"),
+    [
+        ("stories15m", "int4", 42471424),
+        ("stories15m", "int8", 47534080),
+        ("stories15m", "bf16", 54906880),
+        ("stories15m", "f16", 54906880),
+        ("smollm2-135m", "int4", 159719424),
+    ],
+)
+def test_the_bmodels_size(recipe: str, mode: str, measured: int) -> None:
+    read, spec = recipe_and_spec(recipe)
+    guess = estimate.bmodel_bytes(read, spec, mode, read.seq_length, read.group_size)
+    assert guess == pytest.approx(measured, rel=0.15)
+
+
+def test_the_weights_of_a_layer_of_real_size() -> None:
+    """Weights, scales and zero points of a layer of Qwen2.5-0.5B, int4 in groups of 64, as the compiler lays them."""
+    read, spec = recipe_and_spec("qwen2.5-0.5b")
+    two = replace(spec, layers=2, layer_parameters=spec.layer_parameters[:2], layer_kinds=(0, 0))
+    three = replace(spec, layers=3, layer_parameters=spec.layer_parameters[:3], layer_kinds=(0, 0, 0))
+    larger, smaller = (estimate.bmodel_bytes(read, s, "int4", 512, 64) for s in (three, two))
+    assert larger - smaller == pytest.approx(8318976 + 60_000, rel=0.05)
+
+
+def test_layers_of_different_size_count_as_what_they_are() -> None:
+    read, spec = recipe_and_spec("deepseek-v2-lite")
+    dense, routed = (estimate.group_bytes(spec, f"layer_{i}") for i in (0, 1))
+    assert routed > 5 * dense
+    assert routed == estimate.group_bytes(spec, "layer_26") == 4 * spec.layer_parameters[26]
+    assert estimate.parity_memory(spec) > 4 * spec.parameters
+    assert 4 * spec.parameters < estimate.disk(spec, "int4", 512) < 4 * 4 * spec.parameters
+    # Two bytes a parameter, and the experts are most of them.
+    assert estimate.bmodel_bytes(read, spec, "bf16", 512, 64) == pytest.approx(2 * spec.parameters, rel=0.02)
+
+
+def test_nets_that_share_nothing_take_their_room_twice() -> None:
+    read, spec = recipe_and_spec("qwen2.5-0.5b")
+    rule = Rule(net="block", mode="int4", use="int8")
+    apart = read.model_copy(update={"rules": (rule, *read.rules)})
+    one, two = (estimate.bmodel_bytes(r, spec, "int4", 512, 64) for r in (read, apart))
+    assert two - one > sum(spec.layer_parameters)
 
 
 def test_disk_grows_with_the_model_and_its_bits() -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
+from compile.plan import Options, make_plan
 from contract import graphs
 from contract.errors import UserError
 from contract.modes import HEADS, MODES
+from exporters.architecture import find
+from exporters.spec import DecoderSpec, from_config
 from recipes import recipe
 
 GOOD = """\
@@ -23,12 +28,29 @@ group_size: 64
 quantize:
   - {net: lm_head, mode: int4, use: int8}
 prompt: "Hello"
-sizes: {layers: 2, hidden: 64, intermediate: 128, heads: 2, kv_heads: 1, vocab: 100, max_positions: 512, tied: true}
+config:
+  hidden_size: 64
+  rope_scaling: {type: yarn, factor: 4.0, mscale: [0.7, 1]}
+  sliding_window: null
 """
 WANTED = {
-    *("stories15m", "smollm2-135m", "llama2-7b", "llama2-13b", "llama3-8b", "yi-6b", "yi-34b"),
-    *("deepseek-coder-6.7b", "lwm-text-chat", "qwen1.5-0.5b", "qwen1.5-1.8b", "qwen2-0.5b", "qwen2-1.5b"),
-    *("qwen2-7b", "qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-3b", "qwen2.5-7b", "qwen2.5-14b"),
+    *("stories15m", "smollm2-135m", "llama2-7b", "llama2-13b", "llama3-8b", "llama3.1-8b", "llama3.2-1b"),
+    *("llama3.2-3b", "yi-6b", "yi-34b", "deepseek-coder-6.7b", "lwm-text-chat", "mistral-7b"),
+    *("qwen-1.8b", "qwen-7b", "qwen-14b", "qwen-72b", "codefuse-7b"),
+    *("qwen1.5-0.5b", "qwen1.5-1.8b", "qwen1.5-4b", "qwen1.5-7b", "qwen1.5-14b"),
+    *("qwen2-0.5b", "qwen2-1.5b", "qwen2-7b", "qwen2-72b", "qwq-32b"),
+    *("qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-3b", "qwen2.5-7b", "qwen2.5-14b"),
+    *(f"deepseek-r1-distill-qwen-{size}" for size in ("1.5b", "7b", "14b", "32b")),
+    *(f"qwen3-{size}" for size in ("0.6b", "1.7b", "4b", "8b", "14b", "32b")),
+    *("baichuan2-7b", "baichuan2-13b", "chatglm2-6b", "chatglm3-6b", "glm4-9b-chat", "glm-4-9b-hf", "glm-4-9b-0414"),
+    *("falcon-7b", "falcon-40b", "wizardcoder-15b", "starcoder", "phi-3-mini", "phi-4-mini"),
+    *("gemma-2b", "gemma2-2b", "gemma2-9b", "gemma3-1b"),
+    *("internlm2-1.8b", "internlm2-7b", "minicpm3-4b", "deepseek-v2-lite"),
+}
+# Billions of parameters, as the models' authors give them where the name does not.
+PUBLISHED = {
+    **{"stories15m": 0.0152, "lwm-text-chat": 6.74, "starcoder": 15.5, "phi-3-mini": 3.82, "phi-4-mini": 3.84},
+    **{"deepseek-v2-lite": 15.7, "falcon-40b": 41.3, "qwen-72b": 72.3, "minicpm3-4b": 4.07, "gemma2-2b": 2.61},
 }
 
 
@@ -42,12 +64,43 @@ def test_the_promised_models_are_there() -> None:
 
 
 @pytest.mark.parametrize("name", recipe.names())
-def test_every_recipe_loads(name: str) -> None:
+def test_every_recipe_can_be_planned(name: str) -> None:
+    """Its config is complete, its sequence no longer than the model's, its groups fill whole channels."""
     loaded = recipe.load(name)
+    spec = spec_of(loaded)
     assert loaded.name == name
-    assert loaded.architecture in ("llama", "qwen2")
-    assert loaded.sizes is not None
-    assert loaded.seq_length <= loaded.sizes.max_positions
+    assert loaded.seq_length <= spec.max_positions
+    options = Options(loaded.mode, "bm1684x", 1, loaded.seq_length, loaded.head, loaded.group_size)
+    for mode in MODES:
+        make_plan(loaded, spec, Path("model"), Path("out"), replace(options, mode=mode))
+
+
+@pytest.mark.parametrize("name", recipe.names())
+def test_the_config_makes_a_model_of_the_size_in_its_name(name: str) -> None:
+    """A wrong number of layers, a width or a vocabulary shows in the count of parameters."""
+    told, close = PUBLISHED.get(name), 0.02
+    if told is None:
+        number, unit = re.findall(r"-([\d.]+)([bm])\b", name)[0]
+        told, close = float(number) / (1000 if unit == "m" else 1), 0.3
+    assert spec_of(recipe.load(name)).parameters / 1e9 == pytest.approx(told, rel=close)
+
+
+@pytest.mark.parametrize("name", recipe.names())
+def test_remote_code_is_noted_where_the_architecture_has_none_of_its_own(name: str) -> None:
+    loaded = recipe.load(name)
+    assert loaded.remote_code == find(loaded.architecture).remote
+
+
+def spec_of(loaded: recipe.Recipe) -> DecoderSpec:
+    return from_config(loaded.architecture, loaded.config, recipe.origin(loaded.name))
+
+
+def test_a_key_that_the_architecture_needs_is_named_with_the_file() -> None:
+    loaded = recipe.load("falcon-40b")
+    config = {key: value for key, value in loaded.config.items() if key != "num_kv_heads"}
+    with pytest.raises(UserError) as caught:
+        from_config(loaded.architecture, config, recipe.origin("falcon-40b"))
+    assert str(caught.value).startswith("recipes/falcon-40b.yaml: lacks 'num_kv_heads'")
 
 
 def test_the_schema_takes_the_contracts_values() -> None:
@@ -110,9 +163,25 @@ def test_the_first_rule_that_matches_wins(tmp_path: Path) -> None:
         ("name: tiny", "name: ../tiny", ':1: name "../tiny" is not taken'),
         ("llama", "!!python/object:os.system ls", ":2: not YAML (could not determine a constructor for the tag"),
         ("llama", "{", ":4: not YAML ("),
-        ("heads: 2", "head: 2", ':11: key "head" is unknown; did you mean heads?'),
-        ("heads: 2", "heads: 0", ":11: heads 0 is not a positive whole number"),
-        ("vocab: 100, ", "", ':11: key "vocab" is missing in sizes; add a line'),
+        ("factor: 4.0", "factor: 2024-01-01", ":13: rope_scaling {'type': 'yarn', 'factor': datetime.date(2024, 1, 1)"),
+        (
+            "[0.7, 1]",
+            "{a: {b: 1}}",
+            ":13: rope_scaling {'type': 'yarn', 'factor': 4.0, 'mscale': {'a': {'b': 1}}} is not",
+        ),
+        (
+            "[0.7, 1]",
+            "[[1]]",
+            ":13: rope_scaling {'type': 'yarn', 'factor': 4.0, 'mscale': [[1]]} is not taken (no num",
+        ),
+        (
+            "hidden_size: 64",
+            "hidden_size: 1e3",
+            ':12: hidden_size "1e3" is not taken (text, for YAML: a power of ten ne',
+        ),
+        ("hidden_size: 64", "64: 64", ":12: this key is not a word; quote it, or mend it"),
+        ("config:\n", "remote_code: 1\nconfig:\n", ":11: remote_code 1 is neither true nor false; write true or false"),
+        ("config:\n", "sizes: {}\nconfig:\n", ':11: key "sizes" is unknown; use name'),
         ("name: tiny", "? [a]\n: b", ":1: this key is not a word; quote it, or mend it"),
         ("name: tiny", "1: b", ":1: this key is not a word"),
         ("mode: int4\n", "mode: &m int4\nhead: *m\n", ":6: anchors and aliases are not taken; write the value out"),
