@@ -23,7 +23,8 @@ _SINGLE_CHIP = (graphs.GREEDY_HEAD, graphs.SAMPLE_HEAD)
 @dataclass(frozen=True)
 class Target:
     """`group_size`: input channels per scale of a 4- or 8-bit weight. `devices`: chips that share a net's weights.
-    `layer_norm`: the model's norms are LayerNorm."""
+    `layer_norm`: the model's norms are LayerNorm, which --high_precision computes in float32, with the input of every
+    net that begins with one; others take the half type, as all nets between them must."""
 
     chip: str
     devices: int
@@ -63,7 +64,7 @@ def deploy(net: graphs.GraphSpec, quantize: str, target: Target) -> tuple[str, .
         *_parallel(net.kind, target),
         *("--addr_mode", _addr_mode(net.kind)),
         *(("--dynamic",) if net.kind == graphs.SAMPLE_HEAD else ()),
-        *_precision(net.kind, target),
+        *(() if target.layer_norm else ("--high_precision",)),
         "--disable_gdma_check",
     )
 
@@ -102,11 +103,6 @@ def _parallel(kind: str, target: Target) -> tuple[str, ...]:
     if kind in _SINGLE_CHIP:
         return ()
     return ("--num_core", str(CHIPS[target.chip].cores), "--num_device", str(target.devices))
-
-
-def _precision(kind: str, target: Target) -> tuple[str, ...]:
-    """Norms in float32. Not where a LayerNorm is a net's first operation: its input would become float32 as well."""
-    return () if kind == graphs.LM_HEAD and target.layer_norm else ("--high_precision",)
 
 
 def _addr_mode(kind: str) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from recipes.recipe import Recipe
 
 EXPORTER, COMPILER = "exporter", "compiler"
+STORE = ".steps"
 TRACE, PARITY, COMBINE = "trace", "parity", "combine"
 WEIGHTS = "weights.npz"
 REBIND = Path(__file__).with_name("rebind.py")
@@ -65,12 +66,14 @@ class Step:
 @dataclass(frozen=True)
 class Plan:
     """`folder`: the build folder. `steps`: each after those it needs; of steps that could start, the first goes
-    first. `nets`: every net, in the order of execution. `disk`: bytes that the folder may grow to."""
+    first. `nets`: every net, in the order of execution. `disk`: bytes that the folder may grow to. `store`: where
+    finished steps are shared with other builds (compile.store); None where they are not."""
 
     folder: Path
     steps: tuple[Step, ...]
     nets: tuple[graphs.GraphSpec, ...]
     disk: int
+    store: Path | None = None
 
     @property
     def bmodel(self) -> str:
@@ -97,7 +100,8 @@ def make_plan(recipe: Recipe, spec: DecoderSpec, model_dir: Path, out: Path, opt
         *(build.net(net) for net in sorted(nets, key=lambda n: n.layer is not None)),  # the largest nets first
         build.combine(f"{folder.name}.bmodel"),
     )
-    return Plan(folder, steps, nets, estimate.disk(spec, options.mode, options.seq_length))
+    store = folder.parent / STORE
+    return Plan(folder, steps, nets, estimate.disk(spec, options.mode, options.seq_length), store)
 
 
 def check_values(options: Options) -> None:

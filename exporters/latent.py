@@ -18,7 +18,8 @@ from exporters.spec import DecoderSpec, rope_of
 def latent_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of DecoderSpec, and `attention_parameters`, the weights of one layer's attention."""
     hidden, heads = config["hidden_size"], config["num_attention_heads"]
-    latent, key, value = config["kv_lora_rank"], config["qk_rope_head_dim"], config["v_head_dim"]
+    latent, key = config["kv_lora_rank"], config["qk_rope_head_dim"]
+    value = config.get("v_head_dim") or hidden // heads  # MiniCPM3 leaves it out
     plain, rank = config["qk_nope_head_dim"], config.get("q_lora_rank")
     q = rank * (hidden + heads * (plain + key)) if rank else hidden * heads * (plain + key)
     kv = hidden * (latent + key) + latent * heads * (plain + value)

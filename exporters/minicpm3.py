@@ -14,7 +14,7 @@ def read(config: dict[str, Any]) -> DecoderSpec:
     fields = latent_fields(config)
     per_layer = fields.pop("attention_parameters") + 3 * config["hidden_size"] * config["intermediate_size"]
     return llama_like(
-        config,
+        {"tie_word_embeddings": True, **config},  # the class ties where the file leaves it out
         **fields,
         layer_parameters=(per_layer,) * config["num_hidden_layers"],
         embedding_scale=float(config["scale_emb"]),

@@ -1,7 +1,7 @@
 """Phi-3, Phi-4-mini: joint projections in the checkpoint, partial rope, LongRoPE's two tables, a sliding window."""
 
 from exporters.architecture import Architecture
-from exporters.mistral import read
+from exporters.mistral import of_one_window
 from exporters.parts import attention
 
 ARCHITECTURE = Architecture(
@@ -15,5 +15,5 @@ ARCHITECTURE = Architecture(
         "mlp.down_proj.weight",
     ),
     swaps=(attention(parts=("qkv_proj",)),),
-    read=read,
+    read=of_one_window,
 )

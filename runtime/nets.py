@@ -96,7 +96,7 @@ def sizes(nets: Mapping[str, GraphSpec]) -> Sizes:
         if odd := sorted({t.name for t in (*nets[name].inputs, *nets[name].outputs)} - _names(nets[name])):
             # As in nets that are split over several devices, which have a cache per device.
             raise UserError(f"net {name} has a tensor {odd[0]!r} that no decoder has", remedy="build for one device")
-    hidden = [nets[n].outputs[0] for n in needed[:-1]] + [nets[graphs.LM_HEAD].inputs[0]]
+    hidden = [nets[n].outputs[0] for n in needed[:-1]] + [nets[n].inputs[0] for n in needed[2:]]
     if len(types := sorted({t.dtype for t in hidden})) > 1:  # llm_convert -q bf16 does this to a float16 checkpoint
         raise UserError(f"its nets disagree on the type of hidden states ({', '.join(types)})", remedy="build it again")
     prompt, history = nets[graphs.EMBEDDING].inputs[0].shape, nets[graphs.block_cache_name(0)].inputs[3].shape

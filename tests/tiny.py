@@ -95,7 +95,7 @@ CASES = {
     "gemma3": Tiny("gemma3_text", {**WINDOW, "query_pre_attn_scalar": 48, "sliding_window_pattern": 3}),
     "glm": Tiny("glm", {"head_dim": 64, "attention_bias": True}),
     "glm4": Tiny("glm4", {"head_dim": 64, "attention_bias": True}),
-    "falcon-7b": Tiny("falcon", {**FALCON, "multi_query": True, "new_decoder_architecture": False}),
+    "falcon-7b": Tiny("falcon", {**FALCON, "multi_query": True, "new_decoder_architecture": False, "vocab_size": 200}),
     "falcon-40b": Tiny(
         "falcon",
         {**FALCON, "num_attention_heads": 4, "num_kv_heads": 2, "new_decoder_architecture": True},

@@ -124,10 +124,10 @@ exporter python \
   -m exporters parity \
   --model /models/qwen2.5-0.5b \
   --graphs .. \
+  --prompt '你好，请介绍一下你自己。' \
   --seq-length 512 \
   --devices 1 \
-  --prompt '你好，请介绍一下你自己。' \
-  --positions 64
+  --positions 81
 end
 
 begin transform.block.0

@@ -52,10 +52,10 @@ exporter python \
   -m exporters parity \
   --model /models/stories15m \
   --graphs .. \
+  --prompt 'Once upon a time' \
   --seq-length 256 \
   --devices 1 \
-  --prompt 'Once upon a time' \
-  --positions 64
+  --positions 81
 end
 
 begin transform.block.0
