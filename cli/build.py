@@ -4,36 +4,35 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
+from contract.errors import one_of
 from contract.ladder import RUNGS, Score, score_from_json
+from contract.options import CHOICE, OPTIONS, SWITCH, Option
 
 
 def add_parsers(subparsers: Any) -> None:
     """Registers both commands; each sets `run`, a function of the parsed arguments that gives the exit code."""
     build = subparsers.add_parser("build", help="make a verified bmodel from a recipe")
     build.add_argument("recipe", help="a name in recipes/, or the path of a .yaml file")
-    build.add_argument("--model", help="checkpoint directory or hub id, instead of the recipe's own source")
-    build.add_argument("--mode", help="int4, int8, bf16 or f16")
-    build.add_argument("--devices", default="1", help="chips to split the model over: 1, 2, 4 or 8")
-    build.add_argument("--chip", default="bm1684x", help="bm1684x or bm1688")
-    build.add_argument("--seq-length", help="positions the bmodel holds, prompt and answer together")
-    build.add_argument("--head", help="top1 (a token id) or logits (for sampling)")
-    build.add_argument("--group-size", help="input channels per scale in int4")
-    build.add_argument("--out", type=Path, default=Path("out"), help="folder of the build's folder (default: out)")
-    build.add_argument("--jobs", default=str(os.cpu_count() or 1), help="steps at once (default: the cores)")
-    build.add_argument("--toolchain", default=os.environ.get("TOOLCHAIN") or "auto", help="auto, path, managed, docker")
-    build.add_argument("--verify", default="full", help="full; host: without the simulator; none")
-    build.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the checkpoint")
+    for option in OPTIONS:
+        _add(build, option)
     build.add_argument("--plan", action="store_true", help="print the steps as a shell script and run nothing")
     build.set_defaults(run=_build)
     verify = subparsers.add_parser("verify", help="climb the parity ladder again over a build")
     verify.add_argument("dir", type=Path, metavar="DIR", help="the folder that `build` made")
     verify.add_argument("--json", action="store_true", help="print the scores as JSON")
     verify.set_defaults(run=_verify)
+
+
+def _add(parser: argparse.ArgumentParser, option: Option) -> None:
+    """Text stays text until Request reads it, so that what is wrong is said in our words."""
+    values = f": {one_of(option.allowed)}" if option.kind == CHOICE else ""
+    usual = f" (default: {option.default})" if option.default and option.kind != SWITCH else ""
+    action: Any = argparse.BooleanOptionalAction if option.kind == SWITCH else "store"
+    parser.add_argument(option.flag, action=action, default=None, help=f"{option.help}{values}{usual}")
 
 
 def _build(args: argparse.Namespace) -> int:
@@ -51,7 +50,7 @@ def _build(args: argparse.Namespace) -> int:
         print(f"hf2bmodel: {failure}\n  {failure.command}", file=sys.stderr)
         print("\n".join(f"  | {line}" for line in failure.tail), file=sys.stderr)
         return 1
-    return _conclude(built, prepared.request.verify)
+    return _conclude(built, prepared.request["verify"])
 
 
 def _conclude(folder: Path, verify: str) -> int:

@@ -26,8 +26,7 @@ def _demo(args: argparse.Namespace) -> int:
     code = main.main(["build", RECIPE, "--out", str(args.out)])
     if code:
         return code
-    request = Request(RECIPE, None, args.out, None, "bm1684x", 1, None, None, None, 1, "auto", "full")
-    prepared = prepare(request, lambda line: None)
+    prepared = prepare(Request(RECIPE, {"out": str(args.out)}), lambda line: None)
     print(f"\nHugging Face, float32:\n{_hugging_face(prepared.model_dir, args.prompt, args.tokens)}\n")
     print(f"{prepared.plan.bmodel}, on the simulator:\n{args.prompt}", end="", flush=True)
     words = ["--prompt", args.prompt, "--max-new-tokens", str(args.tokens)]

@@ -36,10 +36,10 @@ def run(prepared: Prepared) -> Path:
     """Carry the plan out and put the build folder together, not yet judged. StepFailed for a failing step."""
     made = prepared.plan
     tokenizer.needs_preparation(prepared.model_dir)  # refuses, now and not after hours, one that nobody could load
-    if prepared.request.verify == "none":
+    if prepared.request["verify"] == "none":
         made = replace(made, steps=tuple(step for step in made.steps if step.name != plan.PARITY))
     started = time.monotonic()
-    records = executor.run(made, toolchain.runners(prepared.toolchain), prepared.request.jobs, progress.display())
+    records = executor.run(made, toolchain.runners(prepared.toolchain), prepared.request["jobs"], progress.display())
     _publish(made.folder / "work" / plan.COMBINE / made.bmodel, made.folder / made.bmodel)
     _copy_config(prepared.model_dir, made.folder / "config")
     manifest = _manifest(prepared, {name: record.seconds for name, record in records.items()})
@@ -160,7 +160,7 @@ def _manifest(prepared: Prepared, seconds: dict[str, float]) -> Manifest:
     }
     model: dict[str, Any] = {
         "path": str(prepared.model_dir.absolute()),
-        "source": recipe.source.model_dump(exclude_none=True) if prepared.request.model is None else None,
+        "source": recipe.source.model_dump(exclude_none=True) if prepared.request["model"] is None else None,
         "model_type": spec.model_type,
         "dtype": spec.dtype,
         "heads": spec.heads,
@@ -175,7 +175,12 @@ def _manifest(prepared: Prepared, seconds: dict[str, float]) -> Manifest:
         bmodel=made.bmodel,
         recipe=recipe.name,
         model=model,
-        options={**asdict(options), "prompt": recipe.prompt, "bytes": (made.folder / made.bmodel).stat().st_size},
+        options={
+            **asdict(options),
+            "prompt": recipe.prompt,
+            "trust_remote_code": prepared.request["trust_remote_code"],
+            "bytes": (made.folder / made.bmodel).stat().st_size,
+        },
         geometry=asdict(spec.geometry(options.seq_length, MODES[options.mode].half)),
         tools=versions,
         nets=nets,

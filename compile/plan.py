@@ -5,16 +5,18 @@ Pure: it reads no file, starts nothing and prints nothing. compile.executor runs
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from math import gcd
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from compile import deploy, estimate
 from contract import graphs
 from contract.errors import UserError, one_of
 from contract.ladder import POSITIONS
-from contract.modes import CHIPS, DEVICES, HEADS, MODES
+from contract.modes import DEVICES, MODES
+from contract.options import BUILD, folder_name
 from exporters.architecture import find
 
 if TYPE_CHECKING:
@@ -30,15 +32,24 @@ REBIND = Path(__file__).with_name("rebind.py")
 
 @dataclass(frozen=True)
 class Options:
-    """What a user may choose. Values as in contract.modes."""
+    """What decides the bytes of a bmodel: the values of contract.options.BUILD."""
 
     mode: str
     chip: str
     devices: int
     seq_length: int
-    head: str
+    sample: bool
     group_size: int
-    trust_remote_code: bool = False
+
+
+def settle(recipe: Recipe, chosen: Mapping[str, Any]) -> Options:
+    """The user's values (None: not said), else the recipe's, else what is usual. UserError for one that is none."""
+    values = {}
+    for option in BUILD:
+        said = [chosen.get(option.name), recipe.option(option.name), option.default]
+        values[option.name] = next(value for value in said if value is not None)
+        option.check(values[option.name], option.flag)
+    return Options(**values)
 
 
 @dataclass(frozen=True)
@@ -80,18 +91,18 @@ class Plan:
         return f"{self.folder.name}.bmodel"
 
 
-def make_plan(recipe: Recipe, spec: DecoderSpec, model_dir: Path, out: Path, options: Options) -> Plan:
-    """The plan of one build in `out`. UserError for options that the chip, the compiler or the model refuse."""
-    check_values(options)
+def make_plan(
+    recipe: Recipe, spec: DecoderSpec, model_dir: Path, out: Path, options: Options, trust: bool = False
+) -> Plan:
+    """The plan of one build in `out`. UserError for options that the chip, the compiler or the model refuse. `trust`:
+    the checkpoint's own code may run."""
     _check_sizes(spec, options)
     if any(recipe.quantize(kind, options.mode).startswith("W4") for kind in graphs.KINDS):
         _check_group(spec, options)
     geometry = spec.geometry(options.seq_length, MODES[options.mode].half)
-    nets = graphs.decoder_graphs(geometry, options.head == "top1")
-    folder = out.absolute() / (
-        f"{recipe.name}_{options.mode}_seq{options.seq_length}_{options.chip}_{options.devices}dev"
-    )
-    build = _Build(recipe, spec, str(model_dir.absolute()), options, nets)
+    nets = graphs.decoder_graphs(geometry, not options.sample)
+    folder = out.absolute() / folder_name(recipe.name, asdict(options), asdict(settle(recipe, {})))
+    build = _Build(recipe, spec, str(model_dir.absolute()), options, nets, trust)
     steps = (
         build.trace(),
         *(build.bind(group) for group in build.groups()),
@@ -102,21 +113,6 @@ def make_plan(recipe: Recipe, spec: DecoderSpec, model_dir: Path, out: Path, opt
     )
     store = folder.parent / STORE
     return Plan(folder, steps, nets, estimate.disk(spec, options.mode, options.seq_length), store)
-
-
-def check_values(options: Options) -> None:
-    """UserError naming the first option whose value does not exist, and those that do."""
-    for option, value, allowed in (
-        ("--mode", options.mode, tuple(MODES)),
-        ("--chip", options.chip, tuple(CHIPS)),
-        ("--devices", options.devices, DEVICES),
-        ("--head", options.head, HEADS),
-    ):
-        if value not in allowed:
-            raise UserError(f'"{value}" is unknown', option, f"use {one_of(allowed)}")
-    for option, number in (("--seq-length", options.seq_length), ("--group-size", options.group_size)):
-        if number < 1:
-            raise UserError(f"{number} is no positive whole number", option, "give one, such as 64")
 
 
 def _check_sizes(spec: DecoderSpec, options: Options) -> None:
@@ -165,7 +161,11 @@ def parity_command(model: str, seq_length: int, devices: int, prompt: str, trust
 
 
 def _trust(given: bool) -> tuple[str, ...]:
-    return ("--trust-remote-code",) if given else ()
+    return _switch("trust-remote-code", given)
+
+
+def _switch(name: str, on: bool) -> tuple[str, ...]:
+    return (f"--{name}",) if on else ()
 
 
 def _exporter(command: str, model: str, *rest: str) -> tuple[str, ...]:
@@ -181,14 +181,15 @@ class _Build:
     model: str
     options: Options
     nets: tuple[graphs.GraphSpec, ...]
+    trust: bool
 
     def groups(self) -> tuple[str, ...]:
         return ("embedding", "head", *(f"layer_{i}" for i in range(self.spec.layers)))
 
     def trace(self) -> Step:
         o = self.options
-        sizes = ("--seq-length", str(o.seq_length), "--head", o.head, "--devices", str(o.devices))
-        command = _exporter("trace", self.model, *sizes, *_trust(o.trust_remote_code))
+        sizes = ("--seq-length", str(o.seq_length), "--devices", str(o.devices))
+        command = _exporter("trace", self.model, *sizes, *_switch("sample", o.sample), *_trust(self.trust))
         return Step(TRACE, (command,), (self.model,), ("bindings.json", "*"), EXPORTER, 2**30)
 
     def bind(self, group: str) -> Step:
@@ -199,7 +200,7 @@ class _Build:
 
     def parity(self) -> Step:
         o = self.options
-        command = parity_command(self.model, o.seq_length, o.devices, self.recipe.prompt, o.trust_remote_code)
+        command = parity_command(self.model, o.seq_length, o.devices, self.recipe.prompt, self.trust)
         inputs = (self.model, *(f"{_bind_step(group)}/" for group in self.groups()))
         outputs = ("parity.json", "reference/tokens.json", *(f"reference/{n.name}.npz" for n in self.nets))
         return Step(PARITY, (command,), inputs, outputs, EXPORTER, estimate.parity_memory(self.spec))

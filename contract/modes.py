@@ -48,7 +48,6 @@ CHIPS = {
     )
 }
 DEVICES = (1, 2, 4, 8)
-HEADS = ("top1", "logits")
 # How much of the ladder a build climbs: all, the rungs that need no simulator, or nothing.
 VERIFY = ("full", "host", "none")
 # Where tpu-mlir is looked for (compile.toolchain).

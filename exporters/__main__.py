@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 from contract.errors import UserError
-from contract.modes import HEADS
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,7 +24,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     trace = commands.add_parser("trace", help="skeletons of every distinct net, without weights")
     trace.add_argument("--seq-length", type=int, required=True)
-    trace.add_argument("--head", choices=HEADS, default=HEADS[0])
+    trace.add_argument("--sample", action="store_true", help="logits out of lm_head, and nets that choose from them")
     trace.add_argument("--devices", type=int, default=1)
     bind = commands.add_parser("bind", help="the finished ONNX of one group of nets")
     bind.add_argument("--skeletons", type=Path, required=True)
@@ -50,7 +49,7 @@ def _trace(args: argparse.Namespace) -> None:
 
     # Only TopK is split over devices; on one device ArgMax is the cheaper of the two.
     fused_head = "argmax" if args.devices == 1 else "topk"
-    top1 = fused_head if args.head == "top1" else None
+    top1 = None if args.sample else fused_head
     trace_decoder(Decoder(args.model, args.devices, args.trust_remote_code), args.seq_length, top1, args.out)
 
 

@@ -30,6 +30,13 @@ def check_allowed(model_dir: Path, config: Mapping[str, Any], trust: bool) -> No
         )
 
 
+def check_source(source: object, trust: bool) -> None:
+    """UserError for a checkpoint that is not here yet and is known to bring code, unless the user trusts it."""
+    if not trust:
+        what = "this checkpoint brings modeling code of its own (*.py), which would be fetched and run on this machine"
+        raise UserError(what, str(getattr(source, "hub", source)), "read it, then say TRUST_REMOTE_CODE=1")
+
+
 def split(entry: str) -> tuple[str, str, str]:
     """ "repo--file.Class" to repo (may be empty), file, class."""
     repo, _, path = entry.rpartition("--")

@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from contract import graphs
 from contract.errors import UserError, one_of
 from contract.modes import MODES
+from contract.options import BUILD
+from recipes.lines import Lines, Location, read
 
 FOLDER = Path(__file__).resolve().parent
 HALF_WORDS = {graphs.BFLOAT16: "BF16", graphs.FLOAT16: "F16"}
@@ -123,7 +124,7 @@ class Recipe(_Checked):
     `config`: keys and values of the published config.json, those that planning needs (exporters.spec reads them), so
     that a build can be planned, and refused, before anything is fetched. Without it nothing is known of the model
     until its checkpoint is here. `remote_code`: the published checkpoint brings modeling code of its own; a note for
-    readers, since the checkpoint's config.json decides.
+    readers, since the checkpoint's config.json decides. `options`: values of contract.options that are usual for it.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
@@ -136,7 +137,11 @@ class Recipe(_Checked):
     group_size: Count
     rules: tuple[Rule, ...] = Field(default=(), alias="quantize")
     prompt: Annotated[str, Field(min_length=1)]
-    head: Literal["top1", "logits"] = "top1"
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    def option(self, name: str) -> Any:
+        """The recipe's value for a build option (contract.options), None where it says nothing."""
+        return self.options.get(name, getattr(self, name, None))
 
     def quantize(self, kind: str, mode: str) -> str:
         """model_deploy's --quantize word for nets of `kind`. KeyError if `mode` is none of contract.modes.MODES."""
@@ -185,21 +190,12 @@ def _load_named(name: str) -> Recipe:
     return recipe
 
 
-Location = tuple[str | int, ...]
-
-
-class _Lines(dict[Location, int]):
-    """Line of each key and list item, counted from 1."""
-
-    def nearest(self, loc: Location) -> int:
-        """The line of `loc`, or of the innermost part of the file that would hold it."""
-        return next((self[loc[:n]] for n in range(len(loc), 0, -1) if loc[:n] in self), 1)
-
-
 def _parse(path: Path, where: str) -> Recipe:
-    data, lines = _read(path, where)
+    data, lines = read(path, where)
     try:
-        return Recipe.model_validate(data)
+        recipe = Recipe.model_validate(data)
+        _check_options(recipe, lines, where)
+        return recipe
     except ValidationError as error:
         # An unknown key explains a missing one (it is a typing slip of it), so it comes first.
         order = {"extra_forbidden": 0, "missing": 2}
@@ -207,50 +203,16 @@ def _parse(path: Path, where: str) -> Recipe:
         raise _explain(faults[0], lines, where) from error
 
 
-def _read(path: Path, where: str) -> tuple[Any, _Lines]:
-    """The file's data as yaml.safe_load gives it, and where each part stands. Refuses repeated keys and aliases."""
-    lines = _Lines()
-    try:
-        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
-        node = loader.get_single_node()
-        if not isinstance(node, yaml.MappingNode):
-            raise UserError("a recipe is a list of `key: value` lines", f"{where}:1", "start from a file in recipes/")
-        _note_lines(node, (), lines, set(), where)
-        return loader.construct_document(node), lines
-    except UnicodeDecodeError as error:
-        raise UserError("not UTF-8 text", where, "save the file as UTF-8") from error
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(f"not YAML ({error.problem})", f"{where}:{line}", "mend that line") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"not YAML ({error})".replace("\n", " "), where, "mend the file") from error
+def _check_options(recipe: Recipe, lines: Lines, where: str) -> None:
+    known = {option.name: option for option in BUILD if option.name not in Recipe.model_fields}
+    for name, value in recipe.options.items():
+        at = f"{where}:{lines.nearest(('options', name))}"
+        if name not in known:
+            raise UserError(f'option "{name}" is unknown', at, f"use {one_of(known)}")
+        known[name].check(value, at)
 
 
-def _note_lines(node: yaml.Node, loc: Location, lines: _Lines, seen: set[int], where: str) -> None:
-    here = f"{where}:{node.start_mark.line + 1}"
-    if id(node) in seen:
-        raise UserError("anchors and aliases are not taken", here, "write the value out")
-    seen.add(id(node))
-    if isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            lines[(*loc, index)] = item.start_mark.line + 1
-            _note_lines(item, (*loc, index), lines, seen, where)
-    elif isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            line = key.start_mark.line + 1
-            if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
-                raise UserError("this key is not a word", f"{where}:{line}", "quote it, or mend it")
-            if (*loc, key.value) in lines:
-                raise UserError(
-                    f'key "{key.value}" stands here again, after line {lines[(*loc, key.value)]}',
-                    f"{where}:{line}",
-                    "remove one of the two",
-                )
-            lines[(*loc, key.value)] = line
-            _note_lines(value, (*loc, key.value), lines, seen, where)
-
-
-def _explain(fault: ErrorDetails, lines: _Lines, where: str) -> UserError:
+def _explain(fault: ErrorDetails, lines: Lines, where: str) -> UserError:
     # pydantic puts the union's tag into the location of what lies inside `source`.
     loc = tuple(p for i, p in enumerate(fault["loc"]) if not (i == 1 and fault["loc"][0] == "source"))
     key, at, value = loc[-1], f"{where}:{lines.nearest(loc)}", fault["input"]

@@ -127,7 +127,7 @@ def _big(number: float, unit: str) -> str:
 
 def _fits(recipe: Recipe, spec: DecoderSpec, devices: int) -> bool:
     """Whether the model can be split over so many devices in the recipe's own mode."""
-    chosen = plan.Options(recipe.mode, "bm1684x", devices, recipe.seq_length, recipe.head, recipe.group_size)
+    chosen = plan.settle(recipe, {"devices": devices})
     try:
         plan.make_plan(recipe, spec, Path("model"), Path("out"), chosen)
     except UserError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from compile.plan import Options, Plan, Step, make_plan
+from compile.plan import Options, Plan, Step, make_plan, settle
 from compile.toolchain import Runner
 from exporters.spec import DecoderSpec, from_config
 from recipes.recipe import Recipe, load, origin
@@ -17,15 +17,7 @@ def recipe_and_spec(name: str) -> tuple[Recipe, DecoderSpec]:
 
 
 def options(recipe: Recipe, **changes: object) -> Options:
-    values = {
-        "mode": recipe.mode,
-        "chip": "bm1684x",
-        "devices": 1,
-        "seq_length": recipe.seq_length,
-        "head": "top1",
-        "group_size": recipe.group_size,
-    }
-    return Options(**{**values, **changes})  # type: ignore[arg-type]
+    return settle(recipe, {"sample": False, **changes})
 
 
 def recipe_plan(name: str, **changes: object) -> Plan:

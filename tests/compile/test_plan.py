@@ -21,7 +21,7 @@ RUNNERS = {
 }
 BUILDS = {
     "stories15m_int4": ("stories15m", {}),
-    "stories15m_bf16_logits": ("stories15m", {"mode": "bf16", "head": "logits"}),
+    "stories15m_bf16_logits": ("stories15m", {"mode": "bf16", "sample": True}),
     "qwen2.5-0.5b_int4_1dev": ("qwen2.5-0.5b", {}),
     "qwen2.5-0.5b_int4_2dev": ("qwen2.5-0.5b", {"devices": 2}),
     "qwen2.5-0.5b_int8_bm1688": ("qwen2.5-0.5b", {"mode": "int8", "chip": "bm1688"}),
@@ -82,9 +82,9 @@ def test_layers_share_one_transform() -> None:
         ({"mode": "int3"}, '--mode: "int3" is unknown; use int4, int8, bf16 or f16'),
         ({"chip": "bm1684"}, '--chip: "bm1684" is unknown; use bm1684x or bm1688'),
         ({"devices": 3}, '--devices: "3" is unknown; use 1, 2, 4 or 8'),
-        ({"head": "top2"}, '--head: "top2" is unknown; use top1 or logits'),
-        ({"seq_length": 0}, "--seq-length: 0 is no positive whole number; give one, such as 64"),
-        ({"group_size": -1}, "--group-size: -1 is no positive whole number; give one, such as 64"),
+        ({"sample": 2}, '--sample: "2" is neither true nor false; write true or false'),
+        ({"seq_length": 0}, '--seq-length: "0" is no positive whole number; give one, such as 64'),
+        ({"group_size": -1}, '--group-size: "-1" is no positive whole number; give one, such as 64'),
         ({"seq_length": 32769}, "--seq-length: 32769 positions cannot be built; use 1 to 32768, the model's limit"),
         ({"devices": 4}, "--devices: 14 heads and 2 KV heads cannot be split over 4 devices; use 1 or 2"),
         ({"group_size": 60}, "--group-size: group size 60 does not divide the hidden size (896); use 128, 64 or 32"),

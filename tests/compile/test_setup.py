@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from contract.options import by_variable
+from scripts import front
 
 ROOT = Path(__file__).parent.parent.parent
 HERE = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -174,7 +178,7 @@ def make(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
         (["stories15m", "MODE=int3"], 'MODE: "int3" is unknown; use int4, int8, bf16 or f16'),
         (["stories15m", "CHIP=bm1684"], 'CHIP: "bm1684" is unknown; use bm1684x or bm1688'),
         (["stories15m", "DEV=3"], 'DEV: "3" is unknown; use 1, 2, 4 or 8'),
-        (["stories15m", "HEAD=x"], 'HEAD: "x" is unknown; use top1 or logits'),
+        (["stories15m", "SAMPLE=x"], 'SAMPLE: "x" is unknown; use 1 or 0'),
         (["stories15m", "SEQ=-1"], 'SEQ: "-1" is no positive whole number'),
         (["stories15m", "JOBS=many"], 'JOBS: "many" is no positive whole number'),
         (["setup", "TOOLCHAIN=podman"], 'TOOLCHAIN: "podman" is unknown; use auto, path, managed or docker'),
@@ -190,19 +194,27 @@ def test_make_refuses_a_slip_at_once(words: list[str], message: str) -> None:
 
 
 def test_make_passes_variables_on_quoted() -> None:
-    done = make("-n", "qwen2.5-0.5b", "MODE=int4", "DEV=2", "MODEL=/a b/it's", "OUT=o", "JOBS=3", "SEQ=8")
-    options = r"--mode 'int4' --devices '2' --seq-length '8' --model '/a b/it'\''s' --out 'o' --jobs '3'"
-    expected = f"build qwen2.5-0.5b {options}"
-    assert expected in " ".join(done.stdout.split())
+    done = make("-n", "qwen2.5-0.5b", "MODE=int4", "DEV=2", "MODEL=/a b/it's", "OUT=o", "JOBS=3", "SEQ=8", "SAMPLE=0")
+    line = next(line for line in done.stdout.splitlines() if "front.py build" in line)
+    words = shlex.split(line)
+    expected = ["--mode", "int4", "--devices", "2", "--seq-length", "8", "--no-sample", "--model", "/a b/it's"]
+    assert front.command("qwen2.5-0.5b", words[4:])[1:] == [
+        "build",
+        "qwen2.5-0.5b",
+        *expected,
+        "--out",
+        "o",
+        "--jobs",
+        "3",
+    ]
     plain = make("-n", "stories15m", "MODEL=")
-    assert plain.stdout.split()[-2:] == ["build", "stories15m"]
+    line = next(line for line in plain.stdout.splitlines() if "front.py build" in line)
+    assert front.command("stories15m", shlex.split(line)[4:])[1:] == ["build", "stories15m"]
 
 
 def test_make_help_lists_recipes_targets_and_variables() -> None:
     text = make("help").stdout
     recipes = [path.stem for path in (ROOT / "recipes").glob("*.yaml")]
     assert all(f"  {name}\n" in text for name in recipes)
-    assert all(
-        f"{name}=" in text for name in ("MODE", "DEV", "CHIP", "SEQ", "HEAD", "MODEL", "OUT", "JOBS", "TOOLCHAIN")
-    )
+    assert all(f"  {name}=" in text for name in by_variable())
     assert all(f"  {name} " in text for name in ("setup", "demo", "doctor", "test", "lint", "clean"))

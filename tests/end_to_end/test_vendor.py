@@ -60,7 +60,7 @@ def nets_of(bmodel: Path, tool: Tool) -> Nets:
     return found
 
 
-@pytest.mark.parametrize("head", ["top1", "logits"])
+@pytest.mark.parametrize("head", ["--no-sample", "--sample"])
 def test_nets_shapes_and_dtypes_are_llm_converts(
     head: str,
     build: Build,  # noqa: F811
@@ -68,9 +68,9 @@ def test_nets_shapes_and_dtypes_are_llm_converts(
     tool: Tool,
     tmp_path: Path,
 ) -> None:
-    folder, _ = build("qwen2", "--mode", "bf16", "--head", head, "--verify", "none")
+    folder, _ = build("qwen2", "--mode", "bf16", head, "--verify", "none")
     options = ["-s", "96", "-q", "bf16", "-c", "bm1684x", "-o", str(tmp_path)]
-    sample = ["--do_sample"] if head == "logits" else []
+    sample = ["--do_sample"] if head == "--sample" else []
     tool("llm_convert.py", "-m", str(checkpoint("qwen2")), *options, *sample, cwd=tmp_path)
     (theirs,) = tmp_path.glob("*.bmodel")
     ours = nets_of(folder / manifest(folder)["bmodel"], tool)

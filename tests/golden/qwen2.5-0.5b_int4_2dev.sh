@@ -12,7 +12,7 @@ mkdir -p /builds/qwen2.5-0.5b_int4_seq512_bm1684x_2dev
 cd /builds/qwen2.5-0.5b_int4_seq512_bm1684x_2dev
 
 begin trace
-exporter python -m exporters trace --model /models/qwen2.5-0.5b --seq-length 512 --head top1 --devices 2
+exporter python -m exporters trace --model /models/qwen2.5-0.5b --seq-length 512 --devices 2
 end
 
 begin bind.embedding

@@ -12,7 +12,7 @@ mkdir -p /builds/qwen2.5-0.5b_int8_seq512_bm1688_1dev
 cd /builds/qwen2.5-0.5b_int8_seq512_bm1688_1dev
 
 begin trace
-exporter python -m exporters trace --model /models/qwen2.5-0.5b --seq-length 512 --head top1 --devices 1
+exporter python -m exporters trace --model /models/qwen2.5-0.5b --seq-length 512 --devices 1
 end
 
 begin bind.embedding

@@ -12,7 +12,7 @@ mkdir -p /builds/stories15m_bf16_seq256_bm1684x_1dev
 cd /builds/stories15m_bf16_seq256_bm1684x_1dev
 
 begin trace
-exporter python -m exporters trace --model /models/stories15m --seq-length 256 --head logits --devices 1
+exporter python -m exporters trace --model /models/stories15m --seq-length 256 --devices 1 --sample
 end
 
 begin bind.embedding

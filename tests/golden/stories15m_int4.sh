@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds stories15m_int4_seq256_bm1684x_1dev: 28 steps, one after the other, each in a folder of its own.
+# Builds stories15m_int4_seq256_bm1684x_1dev_no-sample: 28 steps, one after the other, each in a folder of its own.
 # `hf2bmodel build` runs the same commands, in parallel, and only those whose result would change.
 set -euo pipefail
 
@@ -8,11 +8,11 @@ compiler() { env PATH=/opt/hf2bmodel/.venv-tpu-mlir/bin:"$PATH" OMP_NUM_THREADS=
 begin() { echo "== $1"; rm -rf "work/$1"; mkdir -p "work/$1"; cd "work/$1"; }
 end() { cd ../..; }
 
-mkdir -p /builds/stories15m_int4_seq256_bm1684x_1dev
-cd /builds/stories15m_int4_seq256_bm1684x_1dev
+mkdir -p /builds/stories15m_int4_seq256_bm1684x_1dev_no-sample
+cd /builds/stories15m_int4_seq256_bm1684x_1dev_no-sample
 
 begin trace
-exporter python -m exporters trace --model /models/stories15m --seq-length 256 --head top1 --devices 1
+exporter python -m exporters trace --model /models/stories15m --seq-length 256 --devices 1
 end
 
 begin bind.embedding
@@ -442,7 +442,7 @@ compiler model_tool \
   ../embedding_cache/embedding_cache.bmodel ../block_0/block_0.bmodel ../block_1/block_1.bmodel \
   ../block_2/block_2.bmodel ../block_3/block_3.bmodel ../block_4/block_4.bmodel \
   ../block_5/block_5.bmodel \
-  -o stories15m_int4_seq256_bm1684x_1dev.bmodel
+  -o stories15m_int4_seq256_bm1684x_1dev_no-sample.bmodel
 end
 
-ln -f work/combine/stories15m_int4_seq256_bm1684x_1dev.bmodel .
+ln -f work/combine/stories15m_int4_seq256_bm1684x_1dev_no-sample.bmodel .

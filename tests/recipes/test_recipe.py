@@ -9,10 +9,10 @@ from typing import get_args
 
 import pytest
 
-from compile.plan import Options, make_plan
+from compile.plan import make_plan, settle
 from contract import graphs
 from contract.errors import UserError
-from contract.modes import HEADS, MODES
+from contract.modes import MODES
 from exporters.architecture import find
 from exporters.spec import DecoderSpec, from_config
 from recipes import recipe
@@ -70,7 +70,7 @@ def test_every_recipe_can_be_planned(name: str) -> None:
     spec = spec_of(loaded)
     assert loaded.name == name
     assert loaded.seq_length <= spec.max_positions
-    options = Options(loaded.mode, "bm1684x", 1, loaded.seq_length, loaded.head, loaded.group_size)
+    options = settle(loaded, {})
     for mode in MODES:
         make_plan(loaded, spec, Path("model"), Path("out"), replace(options, mode=mode))
 
@@ -105,12 +105,11 @@ def test_a_key_that_the_architecture_needs_is_named_with_the_file() -> None:
 
 def test_the_schema_takes_the_contracts_values() -> None:
     assert get_args(recipe.ModeName) == tuple(MODES)
-    assert get_args(recipe.Recipe.model_fields["head"].annotation) == HEADS
 
 
 def test_a_users_own_file_is_taken(tmp_path: Path) -> None:
     loaded = parse(tmp_path, GOOD)
-    assert (loaded.seq_length, loaded.head, loaded.source.hub) == (512, "top1", "someone/tiny")
+    assert (loaded.seq_length, loaded.option("sample"), loaded.source.hub) == (512, None, "someone/tiny")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,98 @@
+"""Every architecture in every mode up the ladder: tiny random checkpoints with each feature on, through the real line.
+
+bf16 climbs to the tokens on the simulator. Of the other modes the nets are compared on the simulator one by one: their
+tokens would prove nothing new about an architecture, and 4-bit steps on random weights turn many of them.
+What comes out is compared with tests/zoo.json, from which the README's table is made. After a wanted change:
+UPDATE_ZOO=1 make test-zoo, then scripts/readme_tables.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contract.ladder import CHIP, ONNX, PATCHED, RUNGS, TOKENS, score_from_json
+from contract.modes import MODES
+from exporters.architecture import find
+from runtime import verify
+from runtime.engine import Engine
+from tests import remote_models, tiny
+from tests.end_to_end.test_line import hf2bmodel
+
+pytestmark = pytest.mark.toolchain
+KNOWN = Path(__file__).parent.parent / "zoo.json"
+# By case and mode, what came of each rung. Printed when the run is over (conftest.py).
+RESULTS: dict[str, dict[str, dict[str, str]]] = {}
+CASES = [*tiny.CASES, *remote_models.CASES]
+RECIPE = """\
+name: tiny
+architecture: {architecture}
+source: {{hub: someone/tiny}}
+seq_length: 96
+mode: bf16
+group_size: 32
+options: {{sample: true}}
+prompt: "Hello"
+"""
+Make = Callable[[str], tuple[Path, Path]]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """A case's checkpoint and the folder of its builds, whose modes share what they can."""
+    folders: dict[str, tuple[Path, Path]] = {}
+
+    def get(case: str) -> tuple[Path, Path]:
+        if case not in folders:
+            folder = tmp_path_factory.mktemp(case)
+            (tiny if case in tiny.CASES else remote_models).make(case, folder / "checkpoint")
+            folders[case] = folder / "checkpoint", folder / "out"
+        return folders[case]
+
+    return get
+
+
+@pytest.mark.parametrize("mode", ["bf16", *(mode for mode in MODES if mode != "bf16")])
+@pytest.mark.parametrize("case", CASES)
+def test_a_case_climbs(case: str, mode: str, made: Make, tmp_path: Path) -> None:
+    checkpoint, out = made(case)
+    built = build(checkpoint, out, tmp_path, mode)
+    scores = [score_from_json(s) for s in json.loads((built / "manifest.json").read_text())["parity"]]
+    if mode != "bf16":
+        with Engine(next(built.glob("*.bmodel")), "bm1684x", core=0) as engine:
+            scores += verify.chip_scores(engine, built / "work/parity/reference", mode)
+    rungs = (PATCHED, ONNX, CHIP, TOKENS) if mode == "bf16" else (PATCHED, ONNX, CHIP)
+    found = {rung: [s for s in scores if s.rung == rung] for rung in rungs}
+    RESULTS.setdefault(case, {})[mode] = {
+        rung: "passed" if all(s.passed for s in of) else "failed" for rung, of in found.items() if of
+    }
+    assert all(found.values()), "a rung was not climbed"
+    assert [s for s in scores if not s.passed] == []
+
+
+def build(checkpoint: Path, out: Path, scratch: Path, mode: str) -> Path:
+    """The build's folder. A failed ladder is told by its scores."""
+    config: dict[str, Any] = json.loads((checkpoint / "config.json").read_text())
+    recipe = scratch / "tiny.yaml"
+    recipe.write_text(RECIPE.format(architecture=config["model_type"]))
+    trust = ["--trust-remote-code"] if find(config["model_type"]).remote else []
+    rungs = "full" if mode == "bf16" else "host"
+    words = ("--model", str(checkpoint), "--out", str(out), "--mode", mode, "--verify", rungs, *trust)
+    done = hf2bmodel("build", str(recipe), *words)
+    assert done.returncode in (0, 1), done.stderr
+    return next(out.glob(f"tiny_{mode}_*"))
+
+
+def test_it_is_what_the_readme_says() -> None:
+    """Over the cases of this run; a whole run must have them all."""
+    if os.environ.get("UPDATE_ZOO"):
+        KNOWN.write_text(json.dumps(RESULTS, indent=1) + "\n", encoding="utf-8")
+    known = json.loads(KNOWN.read_text(encoding="utf-8"))
+    assert sorted(known) == sorted(CASES)
+    assert {case: known[case] for case in RESULTS} == RESULTS
+    assert all(set(rungs) <= set(RUNGS) for modes in known.values() for rungs in modes.values())
