@@ -17,6 +17,7 @@ from exporters.spec import DecoderSpec, llama_like
 TABLES = (
     *("llama", "qwen2", "mistral", "qwen3", "phi3", "gemma", "gemma3", "glm"),
     *("falcon", "gpt_bigcode", "minicpm3", "deepseek_v2"),
+    *("qwen", "baichuan", "chatglm", "internlm2"),
 )
 
 
@@ -53,9 +54,10 @@ class Architecture:
 
     `layer_weights`: what a checkpoint must hold for every layer (biases that a config may switch off are left out).
     `positions`: a table of learned positions that is added to the embedding. `tables`: "module:function" for rotary
-    tables that no module at `rotary` gives by itself: (decoder, length, layer) to cos and sin, each [rows, size].
+    tables that the module at `rotary` does not give by itself (patches.rotary says what it takes and gives).
     `devices`: whether a build may be split over several devices.
-    `normalised_head`: rows of lm_head are divided by their length. `remote`: the checkpoint brings its own code.
+    `normalised_head`: class of a head that divides the rows of its weight by their length.
+    `remote`: the checkpoint brings its own code.
     """
 
     model_types: tuple[str, ...]
@@ -68,7 +70,7 @@ class Architecture:
     rotary: str = "model.rotary_emb"
     positions: str = ""
     tables: str = ""
-    normalised_head: bool = False
+    normalised_head: str = ""
     remote: bool = False
     devices: bool = True
     read: Callable[[dict[str, Any]], DecoderSpec] = llama_like

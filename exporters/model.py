@@ -80,14 +80,22 @@ class Decoder:
         Rows are positions, in one block of `length` or, where rope changes with length, several (rotary.stacked).
         """
         path = self.architecture.rotary
-        if not path:
+        if not path or self.spec.alibi:
             return None
         module: Any = self.meta.get_submodule(path)
         if not self.architecture.remote:
             module = type(module)(self.config)  # on the CPU, with buffers that its constructor computes
         tables = imported(self.architecture.tables or "patches.rotary:plain")
         one = partial(tables, module, self.spec.layer_types[layer])
-        return rotary.stacked(one, length, self.spec.switches(length))
+        stacked = rotary.stacked if self.spec.rope_restarts else rotary.stacked_whole
+        return stacked(one, length, self.spec.switches(length))
+
+    def stretch(self, length: int) -> torch.Tensor | None:
+        """Factors on q [rows, 1], by the same rows as the rotary tables; None where none differs from 1."""
+        trained = self.spec.logn_from
+        if trained is None or trained >= length:
+            return None
+        return rotary.logn(trained, length).repeat(len(self.spec.switches(length)) + 1, 1)
 
     def mask(self, length: int, layer: int) -> nn.Module | None:
         """What changes the caller's mask in this layer: a window shorter than the built length, or ALiBi."""
@@ -104,7 +112,8 @@ class Decoder:
             positions = torch.empty(weight.shape, device="meta")
             if checkpoint is not None:
                 positions = torch.from_numpy(assemble(checkpoint, weight, ""))
-        return Block(layer, self.spec, length, self.rotary_tables(length, index), self.mask(length, index), positions)
+        tables, mask = self.rotary_tables(length, index), self.mask(length, index)
+        return Block(layer, self.spec, length, tables, mask, positions, self.stretch(length))
 
     def positions_weight(self, length: int) -> Weight:
         """The learned positions [length, H] that the first layer adds."""
@@ -125,7 +134,8 @@ class Decoder:
         """The tensor that projects to the vocabulary, [V, H]: the embedding table where the two are tied."""
         path = self.architecture.embed if self.spec.tied else self.architecture.head
         shape = (self.spec.vocab, self.spec.hidden)
-        return Weight("head.weight", (f"{path}.weight",), shape, normalised=self.architecture.normalised_head)
+        normalised = type(self.meta.get_submodule(path)).__name__ == self.architecture.normalised_head
+        return Weight("head.weight", (f"{path}.weight",), shape, normalised=normalised)
 
 
 def _of_transformers(model_dir: Path, trust: bool) -> tuple[nn.Module, Any]:

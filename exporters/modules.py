@@ -32,8 +32,9 @@ class Embedding(nn.Module):
 class Block(nn.Module):
     """One layer over a whole prompt of at most `length` positions, or, given a history, over one step.
 
-    `rotary`: cos and sin [rows, size], looked up by position, so position_ids is a real input. `mask`: what else
-    decides which positions are seen (patches.positions). `positions` [S, H]: learned positions, added to the input.
+    `rotary`: cos and sin [rows, size], looked up by position, so position_ids is a real input. `stretch` [rows, 1]:
+    factors on q, looked up likewise. `mask`: what else decides which positions are seen (patches.positions).
+    `positions` [S, H]: learned positions, added to the input.
     """
 
     def __init__(
@@ -44,12 +45,14 @@ class Block(nn.Module):
         rotary: tuple[torch.Tensor, torch.Tensor] | None,
         mask: nn.Module | None = None,
         positions: torch.Tensor | None = None,
+        stretch: torch.Tensor | None = None,
     ) -> None:
         super().__init__()
         self.layer, self.sizes, self.mask = layer, sizes, mask
         self.names = set(inspect.signature(layer.forward).parameters)
         self.register_buffer("cos", rotary and rotary[0])
         self.register_buffer("sin", rotary and rotary[1])
+        self.register_buffer("stretch", stretch)
         self.positions = positions if positions is None else nn.Parameter(positions, requires_grad=False)
         # Every block of the contract takes position_ids; where a layer has no use for them, they look up zeros.
         unused = rotary is None and mask is None and positions is None
@@ -64,9 +67,11 @@ class Block(nn.Module):
         history_v: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         look_up = nn.functional.embedding
-        step = Step(self.sizes, attention_mask, position_ids, None, history_k, history_v)
+        step = Step(self.sizes, attention_mask, position_ids, history_k=history_k, history_v=history_v)
         if self.cos is not None:
             step.rotary = look_up(position_ids, self.cos), look_up(position_ids, self.sin)  # type: ignore[arg-type]
+        if self.stretch is not None:
+            step.stretch = look_up(position_ids, self.stretch)  # type: ignore[arg-type]
         if self.mask is not None:
             step.mask = self.mask(position_ids, attention_mask)
         if self.zeros is not None:

@@ -28,6 +28,7 @@ def attention(
     order: Callable[[DecoderSpec], str] = lambda spec: "plain",
     pairs: Callable[[DecoderSpec], int] = lambda spec: 0,
     norms: tuple[str, ...] = (),
+    to: str = "patches.attention:Attention",
 ) -> Swap:
     """Attention with heads of one size, its projections at `parts`: three, or one that joins them (exporters.rows).
 
@@ -48,4 +49,4 @@ def attention(
         kept = {"out": out, **dict(zip(("q_norm", "k_norm"), norms, strict=False))}
         return {**projections, **{name: Source((path,)) for name, path in kept.items()}}
 
-    return Swap(at, "patches.attention:Attention", sources)
+    return Swap(at, to, sources)

@@ -6,7 +6,9 @@ its layers on disk. It is the one place where the whole model exists.
 
 from __future__ import annotations
 
+import inspect
 import tempfile
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import psutil
 import torch
 
+from contract.errors import UserError
 from exporters import remote
 from exporters import tokenizer as tokenizers
 from exporters.architecture import Architecture
@@ -60,9 +63,8 @@ def run(
         else:
             forced = (_prompt_ids(model_dir, PASSAGE, spec.vocab) * positions)[: positions - 1]
         # Rope that the prompt's length decides for good says something else in one pass over all positions.
-        chunks = (
-            [ids, *([token] for token in forced)] if spec.rope_switches and not spec.rope_restarts else [ids + forced]
-        )
+        stays = spec.switches(seq_length) and not spec.rope_restarts
+        chunks = [ids, *([token] for token in forced)] if stays else [ids + forced]
         return _observe(model, architecture, ids, forced, chunks)
 
 
@@ -81,6 +83,9 @@ def _load(model_dir: Path, architecture: Architecture, offload: str) -> tuple[An
     need = sum(4 * torch.Size(checkpoint.shape(name)).numel() for name in checkpoint.names())
     room = int(psutil.virtual_memory().available * MEMORY_SHARE)
     if architecture.remote:
+        if need > psutil.virtual_memory().available:
+            what = f"the checkpoint's own code takes {need / 1e9:.1f} GB of memory in float32, more than is free"
+            raise UserError(what, str(model_dir), "use a larger machine, or build without parity (VERIFY=none)")
         return remote.load_whole(model_dir).eval(), True
     options: dict[str, Any] = {"dtype": torch.float32, "local_files_only": True}
     if need > room:
@@ -88,13 +93,23 @@ def _load(model_dir: Path, architecture: Architecture, offload: str) -> tuple[An
     return AutoModelForCausalLM.from_pretrained(model_dir, **options).eval(), need <= room
 
 
+def _forward(model: Any, chunks: Iterable[list[int]], use_cache: bool) -> Iterator[torch.Tensor]:
+    """The logits [T, V] of each chunk, which follows on those before it. The cache is the model's own, in its form."""
+    # ChatGLM takes every chunk to begin at position 0 unless told; Baichuan-13B has no positions to tell.
+    told = "position_ids" in inspect.signature(type(model).forward).parameters
+    past, cache = 0, None
+    for chunk in chunks:
+        positions = {"position_ids": torch.arange(past, past + len(chunk))[None]} if told else {}
+        out = model(input_ids=torch.tensor([chunk]), past_key_values=cache, use_cache=use_cache, **positions)
+        past, cache = past + len(chunk), out.past_key_values
+        yield out.logits[0]
+
+
 def _greedy(model: Any, prompt: list[int], count: int) -> list[int]:
-    tokens, cache, step = [], None, torch.tensor([prompt])
-    for _ in range(count):
-        out = model(input_ids=step, past_key_values=cache, use_cache=True)
-        cache = out.past_key_values
-        step = out.logits[:, -1:].argmax(-1)
-        tokens.append(int(step))
+    tokens: list[int] = []
+    chunks = (tokens[-1:] or prompt for _ in range(count))
+    for logits in _forward(model, chunks, use_cache=True):
+        tokens.append(int(logits[-1].argmax()))
     return tokens
 
 
@@ -114,11 +129,7 @@ def _observe(
 
     modules = [model.get_submodule(architecture.embed), *layers]
     hooks = [module.register_forward_hook(catch(place)) for place, module in enumerate(modules)]
-    rows, cache = [], None
-    for chunk in chunks:
-        out = model(input_ids=torch.tensor([chunk]), past_key_values=cache, use_cache=len(chunks) > 1)
-        cache = out.past_key_values
-        rows.append(out.logits[0].float())
+    rows = [logits.float() for logits in _forward(model, chunks, use_cache=len(chunks) > 1)]
     for hook in hooks:
         hook.remove()
     logits = torch.cat(rows)[len(prompt) - 1 :]

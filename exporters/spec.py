@@ -25,11 +25,13 @@ class DecoderSpec:
     `embedding_scale`, `logit_scale`: factors on the embedding and on lm_head's input; `logit_softcap`: c in
     c * tanh(logits / c). `attention_scale`: factor on q·k; `attention_softcap`: the same cap, on those scores.
     `alibi`: scores fall with distance, by a slope per head, in place of rotary positions.
+    `logn_from`: a length n; q of the i-th position, i > n, is multiplied by log(i) / log(n).
     `layer_norm`: the norms are LayerNorm, not RMSNorm.
     `experts`: how many a layer has, 0 without. `plain_dim`: of latent attention, the channels of a q head that rope
     leaves alone.
     `rope_switches`: lengths beyond which other rotary tables hold, in ascending order; `rope_restarts`: whether a
-    conversation that grows past one must be computed anew, as Hugging Face's generate() does.
+    conversation that grows past one must be computed anew, as Hugging Face's generate() does, or keeps the tables
+    of its prompt.
     """
 
     model_type: str
@@ -55,6 +57,7 @@ class DecoderSpec:
     logit_scale: float = 1.0
     logit_softcap: float | None = None
     alibi: bool = False
+    logn_from: int | None = None
     layer_norm: bool = False
     experts: int = 0
     plain_dim: int = 0

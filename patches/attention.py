@@ -44,6 +44,7 @@ class Step:
     """All that one run of a layer is given beside the hidden states [1, T, H].
 
     It travels as the cache argument, whatever a model calls that. `rotary`: cos and sin [1, T, rotary size].
+    `stretch` [1, T, 1]: a factor on q.
     `mask` is added to the scores: [1, 1 or heads, T, past + T]. The history belongs to the caller, in the contract's
     layout [1, past, K, D]; without it the layer prefills. After the run `k` and `v` hold the new positions only.
     """
@@ -52,6 +53,7 @@ class Step:
     mask: torch.Tensor
     position_ids: torch.Tensor
     rotary: tuple[torch.Tensor, torch.Tensor] | None = None
+    stretch: torch.Tensor | None = None
     history_k: torch.Tensor | None = None
     history_v: torch.Tensor | None = None
     k: torch.Tensor | None = None
@@ -84,6 +86,8 @@ class Attention(nn.Module):
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
         step = find_step(args, kwargs)
         q, k, v = self._project(hidden_states, step)
+        if step.stretch is not None:
+            q = q * step.stretch.unsqueeze(2)
         k, v = step.extend(k, v)
         return self.out(attend(q, k, v, step)), None
 
@@ -106,6 +110,13 @@ class Attention(nn.Module):
 
     def _normed(self, norm: str, x: torch.Tensor) -> torch.Tensor:
         return getattr(self, norm)(x) if hasattr(self, norm) else x
+
+
+class CachedAttention(Attention):
+    """For layers that take three things from their attention, the cache as the last."""
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None, Step]:  # type: ignore[override]
+        return *super().forward(hidden_states, *args, **kwargs), find_step(args, kwargs)
 
 
 def find_step(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Step:
@@ -136,7 +147,9 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, step: Step) -> tor
     scores = torch.matmul(q, k.transpose(2, 3)) * step.sizes.attention_scale
     if cap := step.sizes.attention_softcap:
         scores = torch.tanh(scores / cap) * cap
-    weights = torch.softmax(scores + step.mask, dim=-1)
+    # The fused operation knows one mask for all heads, and takes the first of several: these are kept from it.
+    masked = scores + step.mask if step.mask.shape[1] == 1 else step.mask + scores
+    weights = torch.softmax(masked, dim=-1)
     return torch.matmul(weights, v).transpose(1, 2).reshape(1, q.shape[2], -1)
 
 

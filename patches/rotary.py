@@ -6,6 +6,9 @@ of the sequence that the tables are for: rope of some models depends on it.
 
 from __future__ import annotations
 
+import copy
+import inspect
+import math
 from typing import Any
 
 import torch
@@ -31,6 +34,35 @@ def complex_pairs(module: Any, layer_type: str, length: int) -> Tables:
     return torch.cat([turns.real] * 2, dim=-1), torch.cat([turns.imag] * 2, dim=-1)
 
 
+def whole(module: Any, layer_type: str, length: int) -> Tables:
+    """Baichuan, InternLM2: module(x, seq_len), or, in later files, module(x, position_ids)."""
+    module = copy.deepcopy(module)  # dynamic rope goes on with the frequencies of the longest sequence it has seen
+    by_length = "seq_len" in inspect.signature(module.forward).parameters
+    cos, sin = module(torch.zeros(1), length if by_length else torch.arange(length)[None])
+    return cos.reshape(length, -1), sin.reshape(length, -1)
+
+
+def stacked_pairs(module: Any, layer_type: str, length: int) -> Tables:
+    """ChatGLM: cos and sin of each pair of channels, [length, size / 2, 2]."""
+    cos, sin = module(length).unbind(-1)
+    return torch.cat([cos] * 2, dim=-1), torch.cat([sin] * 2, dim=-1)
+
+
+def ntk(model: Any, layer_type: str, length: int, rows: int) -> Tables:
+    """Qwen: `rows` rows, by the frequencies of a prompt of `length`. Older files have a rotary module in each layer,
+    all alike, which gives angles; in later ones it is the model's, and gives cos and sin."""
+    module = next(m for name, m in model.named_modules() if name.endswith("rotary_emb"))
+    doublings = math.ceil(math.log2(length / model.config.seq_length)) if model.config.use_dynamic_ntk else 0
+    found = module(rows, ntk_alpha=max(2 ** (doublings + 1) - 1, 1))
+    cos, sin = found if isinstance(found, list) else (found.cos(), found.sin())
+    return cos[0, :, 0], sin[0, :, 0]
+
+
+def logn(trained: int, length: int) -> torch.Tensor:
+    """Qwen's factors on q, [length, 1]: 1 up to `trained` positions, then log(i) / log(trained) at the i-th."""
+    return torch.tensor([[max(math.log(i, trained), 1.0)] for i in range(1, length + 1)])
+
+
 def stacked(one: Any, length: int, switches: tuple[int, ...]) -> Tables:
     """Tables of a model whose rope depends on the length of the sequence: a block of `length` rows for each regime.
 
@@ -48,3 +80,12 @@ def stacked(one: Any, length: int, switches: tuple[int, ...]) -> Tables:
             rows.append((cos[done:end], sin[done:end]))
         blocks.append((torch.cat([c for c, _ in rows]), torch.cat([s for _, s in rows])))
     return torch.cat([c for c, _ in blocks]), torch.cat([s for _, s in blocks])
+
+
+def stacked_whole(one: Any, length: int, switches: tuple[int, ...]) -> Tables:
+    """The same where a conversation keeps the tables of its prompt: every row of a block is its own regime's.
+
+    `one(n, rows)`: `rows` rows of the tables of a prompt of n positions.
+    """
+    regimes = [one(end, length) for end in (*switches, length)]
+    return torch.cat([cos for cos, _ in regimes]), torch.cat([sin for _, sin in regimes])

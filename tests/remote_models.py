@@ -23,7 +23,7 @@ class RemoteTiny:
     config: dict[str, Any] = field(default_factory=dict)
 
 
-# As published, but for the sizes. `seq_length` is shorter than what tests run: NTK and logn set in beyond it.
+# As published, but for the sizes. `seq_length` is shorter than any prompt of the tests: NTK and logn set in beyond it.
 QWEN = {
     "model_type": "qwen",
     "architectures": ["QWenLMHeadModel"],
@@ -45,7 +45,7 @@ QWEN = {
     "rotary_emb_base": 10000,
     "rotary_pct": 1.0,
     "scale_attn_weights": True,
-    "seq_length": 16,
+    "seq_length": 15,
     "tie_word_embeddings": False,
     "use_cache": True,
     "use_dynamic_ntk": True,
