@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests import real_code
+from tests import real_code, tiny
 
 
 @dataclass(frozen=True)
@@ -206,9 +206,9 @@ def make(name: str, folder: Path, **config: Any) -> Path:
     tensors = {}
     for key, tensor in model.state_dict().items():
         if tensor.is_meta:
-            # Norms as ones hide mistakes; matrices much smaller than this give flat logits.
-            base = 1.0 if tensor.dim() == 1 and not key.endswith("bias") else 0.0
-            tensor = base + 0.1 * torch.randn(tensor.shape, generator=generator)
+            tensor = tiny.values(
+                tensor.shape, generator, 1.0 if tensor.dim() == 1 and not key.endswith("bias") else 0.0
+            )
         tensors[key] = tensor.to(dtype).contiguous()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder

@@ -28,6 +28,7 @@ COMMON = {
     "pad_token_id": 0,
 }
 THETA = 10000.0
+GROUP, STEP = 32, 3 / 128  # 16 levels of this step deviate by 0.108
 LLAMA3_ROPE = {
     "rope_type": "llama3",
     "rope_theta": THETA,
@@ -108,18 +109,34 @@ CASES = {
 }
 
 
+def values(shape: Any, generator: Any, center: float = 0.0) -> Any:
+    """Random values for a parameter, float32, of deviation 0.1: norms and biases that start as ones and zeros would
+    hide mistakes, and matrices much smaller than this give flat logits.
+
+    Rows of matrices lie, by groups of 32, on 16 levels of a bfloat16 step that include both ends: int4 in groups of 32
+    can hold them exactly, so that what it turns into another token is a mistake and not rounding.
+    """
+    import torch
+
+    if len(shape) < 2 or shape[-1] % GROUP:
+        return center + 0.1 * torch.randn(shape, generator=generator)
+    levels = torch.randint(-8, 8, shape, generator=generator).view(-1, GROUP)
+    levels[:, 0], levels[:, 1] = -8, 7
+    order = torch.argsort(torch.rand(levels.shape, generator=generator), dim=1)
+    return (levels.gather(1, order) * STEP).view(shape)
+
+
 def make(name: str, folder: Path, shard_bytes: int = 10**9, **config: Any) -> Path:
     """Write the checkpoint of a case into `folder` and return it; `config` changes the case."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     case = CASES[name]
-    torch.manual_seed(0)
     settings = AutoConfig.for_model(case.model_type, **{**COMMON, **case.config, **config})
     model = AutoModelForCausalLM.from_config(settings)
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
-            # Norms and biases start as ones and zeros, which hides mistakes; matrices too small give flat logits.
-            parameter.copy_(torch.randn_like(parameter) * 0.1 + (1.0 if parameter.dim() == 1 else 0.0))
+            parameter.copy_(values(parameter.shape, generator, 1.0 if parameter.dim() == 1 else 0.0))
     model.to(getattr(torch, case.dtype)).save_pretrained(folder, max_shard_size=shard_bytes)
     return folder
