@@ -6,11 +6,14 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from contract.errors import one_of
 from contract.ladder import RUNGS, Score, score_from_json
 from contract.options import CHOICE, OPTIONS, SWITCH, Option
+
+if TYPE_CHECKING:
+    from cli.prepare import Prepared
 
 
 def add_parsers(subparsers: Any) -> None:
@@ -36,19 +39,25 @@ def _add(parser: argparse.ArgumentParser, option: Option) -> None:
 
 
 def _build(args: argparse.Namespace) -> int:
-    from cli import pipeline
     from cli.prepare import Request, prepare, script
-    from compile.executor import StepFailed
 
     prepared = prepare(Request.from_args(args), _say)
     if args.plan:
         print(script(prepared), end="")
         return 0
+    return carry_out(prepared)
+
+
+def carry_out(prepared: Prepared) -> int:
+    """Build, judge and say how it went. The exit code."""
+    from cli import pipeline
+    from compile.executor import StepFailed
+
     try:
         built = pipeline.run(prepared)
     except StepFailed as failure:
-        print(f"hf2bmodel: {failure}\n  {failure.command}", file=sys.stderr)
-        print("\n".join(f"  | {line}" for line in failure.tail), file=sys.stderr)
+        lines = [f"hf2bmodel: {failure}", *([f"  {failure.command}"] if failure.command else [])]
+        print("\n".join([*lines, *(f"  | {line}" for line in failure.tail)]), file=sys.stderr)
         return 1
     return _conclude(built, prepared.request["verify"])
 

@@ -6,9 +6,10 @@ Exit codes: 0 done; 1 a step failed or a model is below the bar; 2 a mistake of 
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 
-from cli import build, demo, doctor, talk, zoo
+from cli import build, cache, demo, doctor, rebuild, talk, zoo
 from contract.errors import UserError
 
 
@@ -32,6 +33,12 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as in `hf2bmodel list | head`
         sys.stderr.close()
         return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"hf2bmodel: {where}the disk is full; make room and try again", file=sys.stderr)
+        return 1
     return code
 
 
@@ -40,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="hf2bmodel", description="From a Hugging Face checkpoint to a verified bmodel, and to talking with it."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (build, talk, zoo, doctor, demo):
+    for module in (build, talk, zoo, rebuild, cache, doctor, demo):
         module.add_parsers(commands)
     return parser
 

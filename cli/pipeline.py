@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from cli import cache, link
 from cli.prepare import Prepared, Say
-from compile import executor, plan, profile, progress, report, toolchain
+from compile import digest, executor, guard, plan, profile, progress, quantization, report, toolchain
 from compile.digest import Digests
+from compile.job import Record
+from compile.store import Store
 from contract import ladder
 from contract import manifest as manifests
 from contract.errors import UserError
 from contract.ladder import Score
 from contract.manifest import Manifest
-from contract.modes import MODES
+from exporters import spec as specs
 from exporters import tokenizer
 
+DAMAGED = "the bmodel is not the one that the build made (its SHA-256 is another): build again"
 # Everything a tokenizer and a chat need, as the libraries name their files; never weights.
 CONFIG_FILES = (
     *("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json"),
@@ -33,37 +41,52 @@ CONFIG_FILES = (
 
 
 def run(prepared: Prepared) -> Path:
-    """Carry the plan out and put the build folder together, not yet judged. StepFailed for a failing step."""
+    """Carry the plan out and put the build folder together, not yet judged. StepFailed for a failing step; UserError
+    where parts do not fit together, or the checkpoint has changed since it was looked at."""
     made = prepared.plan
     tokenizer.needs_preparation(prepared.model_dir)  # refuses, now and not after hours, one that nobody could load
+    link.check_tokenizer(prepared.model_dir, prepared.spec.vocab)
     if prepared.request["verify"] == "none":
         made = replace(made, steps=tuple(step for step in made.steps if step.name != plan.PARITY))
-    started = time.monotonic()
-    records = executor.run(made, toolchain.runners(prepared.toolchain), prepared.request["jobs"], progress.display())
-    _publish(made.folder / "work" / plan.COMBINE / made.bmodel, made.folder / made.bmodel)
-    _copy_config(prepared.model_dir, made.folder / "config")
-    manifest = _manifest(prepared, {name: record.seconds for name, record in records.items()})
-    manifest.seconds["wall"] = time.monotonic() - started
-    manifests.write(manifest, made.folder)
+    started, limit = time.monotonic(), cache.limit()
+    runners, options = toolchain.runners(prepared.toolchain), prepared.options
+    fits = partial(link.check_nets, made.nets, made.folder / "work", options.chip, options.devices)
+    publish = partial(_publish, prepared, started)
+    executor.run(made, runners, prepared.request["jobs"], progress.display(), {plan.COMBINE: fits}, publish)
+    if made.store:
+        Store(made.store).prune(limit)
     return made.folder
 
 
 def judge(folder: Path, verify: str, say: Say) -> Manifest:
     """Climb the rungs that `verify` asks for, and write the verdict into manifest and report."""
     manifest = manifests.read(folder)
+    with guard.locked(folder):
+        return _judge(folder, manifest, verify, say)
+
+
+def _judge(folder: Path, manifest: Manifest, verify: str, say: Say) -> Manifest:
     scores: list[Score] = []
+    damaged = verify == "full" and _damaged(folder, manifest)
+    if damaged:  # said first, since the simulator may not survive it
+        manifest.status, manifest.reason = manifests.FAILED, DAMAGED
+        manifests.write(manifest, folder)
     split = manifest.options["devices"] > 1
     if verify == "full" and split:
         verify = "host"  # runtime takes nets for one device only
     if verify != "none":
         scores = _host_scores(folder)
     if verify == "full":
-        scores += _chip_scores(folder, manifest, say)
+        try:
+            scores += _chip_scores(folder, manifest, say)
+        except (UserError, RuntimeError):
+            if not damaged:
+                raise
     failure = ladder.first_failure(scores)
     manifest.parity = [score.as_json() for score in scores]
-    manifest.status = manifests.FAILED if failure else manifests.VERIFIED
-    manifest.reason = _reason(failure) if failure else ""
-    if verify != "full" and not failure:
+    manifest.status = manifests.FAILED if failure or damaged else manifests.VERIFIED
+    manifest.reason = "; ".join([*([_reason(failure)] if failure else []), *([DAMAGED] if damaged else [])])
+    if verify != "full" and not failure and not damaged:
         manifest.status = manifests.UNVERIFIED
         manifest.reason = "the bmodel itself was not run" if verify == "host" else "verification was off"
         if split and verify == "host":
@@ -73,9 +96,19 @@ def judge(folder: Path, verify: str, say: Say) -> Manifest:
     return manifest
 
 
+def _damaged(folder: Path, manifest: Manifest) -> bool:
+    bmodel = folder / manifest.bmodel
+    return bool(manifest.sha256) and bmodel.is_file() and digest.sha256(bmodel) != manifest.sha256
+
+
 def climb_again(folder: Path, say: Say) -> None:
     """Run the host's rungs once more, where the checkpoint and the ONNX are still here."""
     manifest = manifests.read(folder)
+    with guard.locked(folder):
+        _climb_again(folder, manifest, say)
+
+
+def _climb_again(folder: Path, manifest: Manifest, say: Say) -> None:
     model, work = Path(manifest.model["path"]), folder / "work"
     if not model.is_dir() or not next(work.glob("bind.*"), None):
         say("checkpoint or ONNX are not here: the rungs of the host stand as the build found them")
@@ -85,14 +118,14 @@ def climb_again(folder: Path, say: Say) -> None:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     options = manifest.options
-    names = ("seq_length", "devices", "prompt", "trust_remote_code")
-    command = plan.parity_command(str(model), *(options[name] for name in names))
+    command = plan.parity_command(str(model), options, options["prompt"], options["trust_remote_code"])
     with log.open("w") as out:
         done = subprocess.run(
             [sys.executable, *command[1:]], cwd=part, stdout=out, stderr=subprocess.STDOUT, check=False
         )
     if done.returncode:
         raise UserError("the comparison on the host failed", str(log), "read the log's last lines")
+    (work / plan.PARITY).mkdir(exist_ok=True)  # a build without verification has none
     for made in part.iterdir():  # step.json, the step's identity, stays as it was
         target = work / plan.PARITY / made.name
         shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
@@ -111,12 +144,14 @@ def _host_scores(folder: Path) -> list[Score]:
 def _chip_scores(folder: Path, manifest: Manifest, say: Say) -> list[Score]:
     from runtime import verify
 
-    reference, mode = folder / "work" / plan.PARITY / "reference", manifest.options["mode"]
+    reference = folder / "work" / plan.PARITY / "reference"
+    words = {name: net["quantize"] for name, net in manifest.nets.items()}
+    modes = {name: ladder.judged_as(word) for name, word in words.items() if word != "F32"}  # F32: no weights
     if not reference.is_dir():
         raise UserError("no reference to compare with", str(reference), "build again, without --verify none")
     say("running the bmodel against ONNX Runtime, net by net, then token by token")
     with Console(stderr=True).status("starting the engine") as status:
-        return verify.climb(folder / manifest.bmodel, manifest.options["chip"], reference, mode, status.update)
+        return verify.climb(folder / manifest.bmodel, manifest.options["chip"], reference, modes, status.update)
 
 
 def _reason(failure: Score) -> str:
@@ -124,12 +159,34 @@ def _reason(failure: Score) -> str:
     return f"rung {failure.rung}: {where} has {failure.metric} {failure.value:.6g}, the bar is {failure.bar:.6g}"
 
 
-def _publish(made: Path, target: Path) -> None:
+def _publish(prepared: Prepared, started: float, records: Mapping[str, Record], digests: Digests) -> None:
+    """What people use, at the top of the build folder. Killed at any moment, it leaves no manifest that says of a
+    bmodel or tokenizer what holds for another."""
+    folder, made = prepared.plan.folder, prepared.plan.folder / "work" / plan.COMBINE / prepared.plan.bmodel
+    if specs.read(prepared.model_dir) != prepared.spec:
+        raise UserError("changed while the build read it", str(prepared.model_dir), "build again")
+    manifest = _manifest(prepared, records, digests)
+    target, config, part = folder / prepared.plan.bmodel, folder / "config", folder / "config.part"
+    shutil.rmtree(part, ignore_errors=True)
+    _copy_config(prepared.model_dir, part)
+    link.check_tokenizer(part, prepared.spec.vocab)
+    (folder / manifests.NAME).unlink(missing_ok=True)
+    _name(made, target, digests)
+    shutil.rmtree(config, ignore_errors=True)
+    part.rename(config)
+    manifest.seconds["wall"] = time.monotonic() - started
+    manifests.write(manifest, folder)
+
+
+def _name(made: Path, target: Path, digests: Digests) -> None:
     """The finished bmodel at the top of the build folder: a second name where the disk can, else a copy; whole."""
+    if target.is_file() and target.samefile(made):
+        return
     part = target.with_suffix(".part")
     part.unlink(missing_ok=True)
     try:
         os.link(made, part)
+        digests.linked(part)
     except OSError:
         shutil.copyfile(made, part)
     os.replace(part, target)
@@ -143,15 +200,15 @@ def _copy_config(model_dir: Path, config: Path) -> None:
     tokenizer.prepare(model_dir, config)
 
 
-def _manifest(prepared: Prepared, seconds: dict[str, float]) -> Manifest:
+def _manifest(prepared: Prepared, records: Mapping[str, Record], digests: Digests) -> Manifest:
     made, recipe, spec, options = prepared.plan, prepared.recipe, prepared.spec, prepared.options
-    work = made.folder / "work"
-    digests = Digests(work / "digests.json")
+    work, seconds = made.folder / "work", {name: record.seconds for name, record in records.items()}
+    size, sha256 = records[plan.COMBINE].outputs[made.bmodel]
     nets = {
         net.name: {
             "kind": net.kind,
             "layer": net.layer,
-            "quantize": recipe.quantize(net.kind, options.mode),
+            "quantize": quantization.word(recipe, spec, options, net.kind, prepared.grid),
             "cycles": profile.cycles(work / net.name, options.devices),
             "bytes": (work / net.name / f"{net.name}.bmodel").stat().st_size,
             "seconds": seconds[net.name],
@@ -169,7 +226,6 @@ def _manifest(prepared: Prepared, seconds: dict[str, float]) -> Manifest:
         "rope_restarts": spec.rope_restarts,
         "digest": digests.path(prepared.model_dir),
     }
-    versions = {**toolchain.exporter_versions(), "tpu_mlir": prepared.toolchain.version()}
     return Manifest(
         name=made.folder.name,
         bmodel=made.bmodel,
@@ -179,10 +235,42 @@ def _manifest(prepared: Prepared, seconds: dict[str, float]) -> Manifest:
             **asdict(options),
             "prompt": recipe.prompt,
             "trust_remote_code": prepared.request["trust_remote_code"],
-            "bytes": (made.folder / made.bmodel).stat().st_size,
+            "bytes": size,
         },
-        geometry=asdict(spec.geometry(options.seq_length, MODES[options.mode].half)),
-        tools=versions,
+        geometry=asdict(spec.geometry(options.seq_length, quantization.half(spec, options), options.prefill_length)),
+        tools=tools(prepared),
         nets=nets,
         seconds=dict(seconds),
+        sha256=sha256,
+        inputs=_inputs(prepared, digests),
     )
+
+
+def _adapter_files(adapter: str | None, digests: Digests) -> dict[str, str]:
+    return {f"adapter/{name}": digest for name, digest in digests.folder(Path(adapter)).items()} if adapter else {}
+
+
+def _inputs(prepared: Prepared, digests: Digests) -> dict[str, Any]:
+    """All that decides the bytes, beside the tools."""
+    folder = prepared.model_dir.resolve()
+    return {
+        "recipe": {
+            **prepared.recipe.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"source"}),
+            "source": prepared.recipe.source.model_dump(mode="json", exclude_unset=True),
+        },
+        "options": asdict(prepared.options),
+        "files": {**digests.folder(folder), **_adapter_files(prepared.options.adapter, digests)},
+        # The hub's cache keeps each revision in a folder of its name.
+        "revision": folder.name if re.fullmatch("[0-9a-f]{40}", folder.name) else "",
+        "source": source(),
+    }
+
+
+def tools(prepared: Prepared) -> dict[str, str]:
+    """Versions of all that others made and that decides the bytes."""
+    return {**toolchain.exporter_versions(), "tpu_mlir": prepared.toolchain.version()}
+
+
+def source() -> dict[str, str]:
+    """Our own version, and the digest of our code."""
+    return {"version": metadata.version("hf2bmodel"), "digest": toolchain.own_sources()}

@@ -8,19 +8,19 @@ stays. Its output goes to `logs/<step>.log`. It shows nothing (compile.progress 
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import json
 import queue
 import shlex
 import shutil
-import signal
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from compile import estimate, forks
+from compile import estimate, forks, guard
 from compile.digest import Digests, combine
+from compile.interrupt import deaf, interruptible
 from compile.job import Failure, Job, Launcher, Record, Results, read_record
 from compile.plan import COMPILER, Plan, Step
 from compile.store import Store, whole
@@ -50,25 +50,42 @@ class Events(Protocol):
     def end(self, failed: bool) -> None: ...
 
 
-def run(plan: Plan, runners: Mapping[str, Runner], jobs: int, events: Events) -> dict[str, Record]:
+Gates = Mapping[str, Callable[[], None]]
+Publish = Callable[[Mapping[str, Record], Digests], None]
+
+
+def run(
+    plan: Plan,
+    runners: Mapping[str, Runner],
+    jobs: int,
+    events: Events,
+    gates: Gates | None = None,
+    publish: Publish | None = None,
+) -> dict[str, Record]:
     """Bring every step of `plan` up to date, at most `jobs` at once and fewer where memory would not hold them.
 
-    StepFailed for the first step that fails (the others are stopped); UserError where another build uses the folder
-    or the disk is too small. Ctrl-C, SIGTERM and SIGHUP end every child, then raise KeyboardInterrupt.
+    `gates`: by the names of steps, what looks at their inputs when these are all there, and raises where the step
+    must not use them. `publish`: called when all is up to date, while the folder is still ours alone.
+
+    StepFailed for the first step that fails (the others are stopped); UserError where another build uses the folder,
+    the disk is too small, or the checkpoint is changed meanwhile. Ctrl-C, SIGTERM and SIGHUP end every child, then
+    raise KeyboardInterrupt.
     """
     try:
         plan.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot be made ({error.strerror})", str(plan.folder), "choose another place: OUT=") from error
-    with _locked(plan.folder), _interruptible():
-        running = _Run(plan, runners, max(1, jobs), events)
+    with _room(plan.folder), guard.locked(plan.folder) as mark, interruptible():
+        running = _Run(plan, runners, max(1, jobs), events, gates or {}, {guard.MARK: mark})
         events.begin(plan, running.jobs)
         failed = True
         try:
             records = running.loop()
+            if publish:
+                publish(records, running.digests)
             failed = False
         finally:
-            with _deaf():
+            with deaf():
                 running.stop()
             events.end(failed)
     return records
@@ -81,8 +98,17 @@ def read_records(plan: Plan) -> dict[str, Record]:
 
 
 class _Run:
-    def __init__(self, plan: Plan, runners: Mapping[str, Runner], jobs: int, events: Events) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        runners: Mapping[str, Runner],
+        jobs: int,
+        events: Events,
+        gates: Gates,
+        env: Mapping[str, str],
+    ) -> None:
         self.plan, self.runners, self.jobs, self.events = plan, runners, jobs, events
+        self.gates, self.env = gates, env
         self.work, self.logs = plan.folder / "work", plan.folder / "logs"
         for folder in (self.work, self.logs):
             folder.mkdir(exist_ok=True)
@@ -90,6 +116,9 @@ class _Run:
             shutil.rmtree(part) if part.is_dir() else part.unlink()
         self.digests = Digests(self.work / "digests.json")
         self.store = Store(plan.store) if plan.store else None
+        if self.store:
+            self.store.sweep()
+        self.sources: dict[str, str] = {}  # inputs that no step makes, with their digests, the same for every step
         self.waiting = {step.name: step for step in plan.steps}
         self.ready: dict[str, str] = {}  # steps to run whose inputs are all there, with their identities
         self.running: dict[str, Job] = {}
@@ -97,7 +126,8 @@ class _Run:
         self.results: Results = queue.Queue()
         self.memory = _available_memory()
         compiler = runners.get(COMPILER)
-        self.servers = forks.Servers(compiler.environment()) if compiler and not compiler.docker else None
+        served = compiler and not compiler.docker
+        self.servers = forks.Servers({**compiler.environment(), **env}) if compiler and served else None
 
     def loop(self) -> dict[str, Record]:
         self._settle()
@@ -114,13 +144,23 @@ class _Run:
                 continue
             job = self.running.pop(step.name)
             if isinstance(news, Failure):
+                self._explain(news)
                 raise StepFailed(step.name, news, job.log)
             if self.store:
-                self.store.keep(self.work / step.name, news)
+                self.store.keep(self.work / step.name, news, self.digests)
             self._finish(step, news)
             self.events.finished(step, news.seconds)
             self._settle()
+        if changed := self._changed(self.sources.items()):
+            self._explain(Failure("", changed=changed))
         return self.done
+
+    def _explain(self, failure: Failure) -> None:
+        """UserError where it is no fault of the step's."""
+        if failure.full:
+            raise _full(self.plan.folder)
+        if failure.changed:
+            raise UserError("changed while the build read it", failure.changed, "build again when it stays as it is")
 
     def stop(self) -> None:
         """End what still runs, and wait until it is gone."""
@@ -132,7 +172,8 @@ class _Run:
             job.join()
         if self.servers:
             self.servers.close()
-        self.digests.save()
+        with contextlib.suppress(OSError):  # it is but a memory
+            self.digests.save()
 
     def _warm(self) -> None:
         """Start the servers that steps will want, while other steps run."""
@@ -146,6 +187,8 @@ class _Run:
             if step.name in self.ready or step.name in self.running or not all(n in self.done for n in step.needs):
                 continue
             identity = self._identity(step)
+            if step.name in self.gates:
+                self.gates[step.name]()
             if record := self._known(step, identity):
                 self._finish(step, record)
                 self.events.skipped(step)
@@ -169,9 +212,11 @@ class _Run:
             step = self.waiting[name]
             taken = sum(job.step.memory for job in self.running.values())
             if len(self.running) < self.jobs and (not self.running or taken + step.memory <= self.memory):
-                launcher = Launcher(self.runners[step.where], self.servers if step.where == COMPILER else None)
-                folders = (self.work, self.logs)
-                job = Job(step, launcher, self.ready.pop(name), folders, self.digests, self.results)
+                servers = self.servers if step.where == COMPILER else None
+                launcher = Launcher(self.runners[step.where], servers, self.env)
+                folders, read = (self.work, self.logs), self._read(step)
+                changed = partial(self._changed, read)
+                job = Job(step, launcher, self.ready.pop(name), folders, self.digests, self.results, changed)
                 self.running[name] = job
                 job.start()
 
@@ -184,55 +229,50 @@ class _Run:
     def _input(self, name: str) -> str:
         if name.startswith("/"):
             try:
-                return self.digests.path(Path(name))
+                digest = self.digests.path(Path(name))
             except FileNotFoundError as error:
                 raise UserError("is not there", name, "give MODEL=/path/to/checkpoint") from error
+            if self.sources.setdefault(name, digest) != digest:
+                self._explain(Failure("", changed=name))
+            return digest
         step, _, file = name.partition("/")
         outputs = self.done[step].outputs
         return outputs[file][1] if file else combine(f"{name} {digest}" for name, (_, digest) in outputs.items())
 
+    def _read(self, step: Step) -> list[tuple[str, str]]:
+        """The files and folders that a step reads, with their digests."""
+        found = [(name, self.sources[name]) for name in step.inputs if name.startswith("/")]
+        for name in step.inputs:
+            made, _, file = name.partition("/")
+            if made:
+                outputs = self.done[made].outputs
+                found += [(str(self.work / made / o), outputs[o][1]) for o in ([file] if file else outputs)]
+        return found
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """The folder is ours alone; the lock goes when the process does, however it ends."""
-    with (folder / ".lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            remedy = "wait until it has finished, or choose another place with OUT="
-            raise UserError("another build is at work here", str(folder), remedy) from error
-        yield
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM and SIGHUP (a closed terminal) as Ctrl-C: the default would leave the compilers running."""
-
-    def interrupt(number: int, _frame: object) -> None:
-        raise KeyboardInterrupt(signal.Signals(number).name)
-
-    with _handled(interrupt, signal.SIGTERM, signal.SIGHUP):
-        yield
+    def _changed(self, read: Iterable[tuple[str, str]]) -> str:
+        """The first of these that is not what it was; empty where all are."""
+        for name, digest in read:
+            try:
+                if self.digests.path(Path(name)) != digest:
+                    return name
+            except OSError:
+                return name
+        return ""
 
 
-@contextlib.contextmanager
-def _deaf() -> Iterator[None]:
-    """While children are being ended, nothing else."""
-    with _handled(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        yield
+def _full(folder: Path) -> UserError:
+    return UserError("the disk is full", str(folder), "make room and build again: it goes on from what is whole")
 
 
 @contextlib.contextmanager
-def _handled(handler: object, *numbers: signal.Signals) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # only it may set handlers, and only it gets signals
-        yield
-        return
-    before = {number: signal.signal(number, handler) for number in numbers}  # type: ignore[arg-type]
+def _room(folder: Path) -> Iterator[None]:
+    """A full disk as a UserError, wherever we ourselves meet it."""
     try:
         yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise _full(folder) from error
 
 
 def _available_memory() -> int:

@@ -13,7 +13,8 @@ import signal
 import subprocess
 import threading
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -25,6 +26,8 @@ from compile.toolchain import Runner
 RECORD = "step.json"
 TAIL_LINES = 15
 GRACE = 3.0  # seconds between asking a step to stop and killing it
+FULL = ("No space left on device", "Disk quota exceeded")  # as the C library says it
+SCARCE = 2**20  # bytes: a disk with less is full
 DEFERRED = 75  # the exit code that compile.rebind is told to end with where it would start a tool: a server is faster
 
 
@@ -43,11 +46,14 @@ class Record:
 
 @dataclass(frozen=True)
 class Failure:
-    """`tail`: the last lines of the log."""
+    """`tail`: the last lines of the log. `full`: the disk was. `changed`: an input that another process changed while
+    the step ran, so that nobody knows what it has read."""
 
     reason: str
-    command: tuple[str, ...]
-    tail: tuple[str, ...]
+    command: tuple[str, ...] = ()
+    tail: tuple[str, ...] = ()
+    full: bool = False
+    changed: str = ""
 
 
 class Process(Protocol):
@@ -62,10 +68,12 @@ class Process(Protocol):
 
 @dataclass(frozen=True)
 class Launcher:
-    """Starts the commands of one environment. `servers`: that run some of them; None where there are none."""
+    """Starts the commands of one environment. `servers`: that run some of them; None where there are none. `env`:
+    variables to set beside the environment's own."""
 
     runner: Runner
     servers: forks.Servers | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
 
     def fork(self, command: tuple[str, ...], folder: Path, log: IO[bytes]) -> Process | None:
         """None where a server does not run it. It may wait until the server is ready."""
@@ -73,7 +81,7 @@ class Launcher:
 
     def start(self, command: tuple[str, ...], folder: Path, log: IO[bytes]) -> Process:
         """OSError where it does not start."""
-        env = self.runner.environment()
+        env = {**self.runner.environment(), **self.env}
         if self.deferred(command):
             env["REBIND_DEFERRED"] = str(DEFERRED)
         return _Subprocess(self.runner.argv(command, str(folder)), folder, env, log)
@@ -122,7 +130,8 @@ Results = queue.Queue[tuple[Step, tuple[str, ...] | Record | Failure]]
 
 
 class Job:
-    """Runs `step` in a thread and reports to `results`. `identity` goes into the record."""
+    """Runs `step` in a thread and reports to `results`. `identity` goes into the record. `changed`: names an input that
+    is not what the identity says; empty where all are."""
 
     def __init__(
         self,
@@ -132,8 +141,10 @@ class Job:
         folders: tuple[Path, Path],
         digests: Digests,
         results: Results,
+        changed: Callable[[], str] = str,
     ) -> None:
         work, logs = folders
+        self.changed = changed
         self.step, self.launcher, self.identity, self.digests, self.results = step, launcher, identity, digests, results
         self.folder, self.part = work / step.name, work / f"{step.name}.part"
         self.log = logs / f"{step.name}.log"
@@ -169,10 +180,19 @@ class Job:
         try:
             result = self._run()
         except Exception as error:
-            result = Failure(f"{type(error).__name__}: {error}", (), ())
+            result = Failure(f"{type(error).__name__}: {error}")
         if isinstance(result, Failure):
+            result = replace(result, full=self._is_full(result), changed=result.changed or self.changed())
             shutil.rmtree(self.part, ignore_errors=True)
         self.results.put((self.step, result))
+
+    def _is_full(self, failure: Failure) -> bool:
+        """Whether it failed for a full disk, as far as its words or the room left tell."""
+        if any(word in line for word in FULL for line in (failure.reason, *failure.tail)):
+            return True
+        with contextlib.suppress(OSError):
+            return shutil.disk_usage(self.log.parent).free < SCARCE
+        return False
 
     def _run(self) -> Record | Failure:
         start = time.monotonic()
@@ -187,6 +207,8 @@ class Job:
         missing = [o for o in self.step.outputs if not any(p.is_file() for p in self.part.glob(o))]
         if missing:
             return Failure(f"it made no {missing[0]}", self.step.commands[-1], tail(self.log))
+        if changed := self.changed():
+            return Failure("an input has changed", changed=changed)
         return self._keep(time.monotonic() - start)
 
     def _execute(self, command: tuple[str, ...], log: IO[bytes]) -> str:

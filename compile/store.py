@@ -17,6 +17,8 @@ from pathlib import Path
 from compile.digest import Digests
 from compile.job import RECORD, Record, read_record
 
+STALE = 3600.0  # seconds after which nobody still works on a half-made entry
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -35,14 +37,14 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def keep(self, made: Path, record: Record) -> None:
+    def keep(self, made: Path, record: Record, digests: Digests) -> None:
         """Remember the step whose outputs lie in `made`. What cannot be kept (a full disk) is not."""
         target = self.folder / record.identity
         with contextlib.suppress(OSError):
             self.folder.mkdir(exist_ok=True)
             shutil.rmtree(target, ignore_errors=True)
             with _beside(target) as part:
-                _link(made, part, record)
+                _link(made, part, record, digests)
 
     def take(self, identity: str, target: Path, digests: Digests) -> Record | None:
         """Put the outputs of that step into `target`; None where they are not known, or not whole."""
@@ -53,16 +55,25 @@ class Store:
         try:
             shutil.rmtree(target, ignore_errors=True)
             with _beside(target) as part:
-                _link(source, part, record)
-            os.utime(source)
+                _link(source, part, record, digests)
+                if not whole(part, record, digests):
+                    raise OSError("another build has put its own in this place meanwhile")
+                os.utime(source)
         except OSError:
             return None
         return record
 
+    def sweep(self) -> None:
+        """Remove what killed builds left half-made."""
+        for part in self.folder.glob("*.part"):
+            with contextlib.suppress(OSError):
+                if time.time() - part.stat().st_mtime > STALE:
+                    shutil.rmtree(part, ignore_errors=True)
+
     def entries(self) -> list[Entry]:
         """The least recently used first."""
         found = [_entry(path) for path in self.folder.glob("*") if path.is_dir()] if self.folder.is_dir() else []
-        return sorted(found, key=lambda entry: entry.used)
+        return sorted((entry for entry in found if entry), key=lambda entry: entry.used)
 
     def prune(self, limit: int) -> int:
         """Remove entries that no build has any more until the rest takes at most `limit` bytes. Bytes given back."""
@@ -80,17 +91,21 @@ def whole(folder: Path, record: Record, digests: Digests) -> bool:
     """Whether every output is what it was, byte for byte. Cheap for files that nobody touched."""
     for name, (size, digest) in record.outputs.items():
         path = folder / name
-        if not path.is_file() or path.stat().st_size != size or digests.file(path) != digest:
+        try:
+            if not path.is_file() or path.stat().st_size != size or digests.file(path) != digest:
+                return False
+        except OSError:  # another build has removed it meanwhile, or it cannot be read
             return False
     return True
 
 
-def _link(source: Path, target: Path, record: Record) -> None:
+def _link(source: Path, target: Path, record: Record, digests: Digests) -> None:
     for name in record.outputs:
         path = target / name
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(source / name, path)
+            digests.linked(path)
         except OSError:  # another disk, or a file system without links
             shutil.copyfile(source / name, path)
     (target / RECORD).write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
@@ -107,7 +122,10 @@ def _beside(target: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _entry(path: Path) -> Entry:
-    stats = [p.stat() for p in path.rglob("*") if p.is_file() and p.name != RECORD]
-    used = path.stat().st_mtime if path.exists() else time.time()
-    return Entry(path, sum(s.st_size for s in stats), any(s.st_nlink > 1 for s in stats), used)
+def _entry(path: Path) -> Entry | None:
+    """None where another process has just removed it, or a part of it."""
+    try:
+        stats = [p.stat() for p in path.rglob("*") if p.is_file() and p.name != RECORD]
+        return Entry(path, sum(s.st_size for s in stats), any(s.st_nlink > 1 for s in stats), path.stat().st_mtime)
+    except OSError:
+        return None

@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 
 from compile import deploy, digest, docker
-from compile.plan import COMPILER, EXPORTER, REBIND
+from compile.plan import COMPILER, EXPORTER, NORMALISE, REBIND
 from contract.errors import UserError, one_of
 from contract.modes import TOOLCHAINS
 
@@ -98,8 +98,8 @@ def find(kind: str = "auto", folder: Path | None = None, environ: Mapping[str, s
 
 def runners(toolchain: Toolchain) -> dict[str, Runner]:
     """Both environments with their identities, for compile.executor. UserError if the compiler does not start."""
-    rebind = hashlib.sha256(REBIND.read_bytes()).hexdigest()
-    compiler = replace(toolchain.runner, identity=f"{toolchain.version()} {rebind}")
+    scripts = hashlib.sha256(b"".join(script.read_bytes() for script in (REBIND, NORMALISE))).hexdigest()
+    compiler = replace(toolchain.runner, identity=f"{toolchain.version()} {scripts}")
     return {EXPORTER: exporter(), COMPILER: compiler}
 
 
@@ -119,6 +119,11 @@ def exporter_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[name] = ""
     return found
+
+
+def own_sources() -> str:
+    """The digest of all code of ours that decides the bytes of a bmodel."""
+    return digest.sources(REPOSITORY / name for name in ("contract", "recipes", "patches", "exporters", "compile"))
 
 
 def managed_folder(environ: Mapping[str, str] = os.environ) -> Path:

@@ -23,6 +23,9 @@ class Manifest:
     changes with the length of the sequence, `rope_switches` and `rope_restarts` (see Rope).
     `options`: mode, chip, devices, seq_length, head, group size. `geometry`: fields of contract.graphs.Geometry.
     `tools`: versions. `nets`: per net name its kind, layer, quantize, cycles, bytes, seconds.
+    `sha256`: of the bmodel. `inputs`: all that decides its bytes, so that they can be made again: the recipe's values,
+    `options` as settled, `files` of the checkpoint by name with their SHA-256, `revision` on the hub, `source` (our own
+    version and the digest of our code).
     `parity`: Score records. `status`: verified, failed or unverified, with `reason`.
     """
 
@@ -38,6 +41,8 @@ class Manifest:
     status: str = UNVERIFIED
     reason: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
+    sha256: str = ""
+    inputs: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
 
 

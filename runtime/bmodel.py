@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from contract.errors import UserError
-from contract.graphs import EMBEDDING, EMBEDDING_CACHE, LM_HEAD
+from contract.graphs import EMBEDDING, EMBEDDING_CACHE, LM_HEAD, GraphSpec, TensorSpec
+from runtime.bmrt import DTYPES
 from runtime.flatbuffer import Corrupt, Reader
 
 MAGIC = 0xFF55AAEE
@@ -73,14 +74,24 @@ class Summary:
 
 def read(path: Path) -> Summary:
     """Checks the file and says what it is for. UserError: missing, not a bmodel, truncated, corrupt."""
-    described, binary_bytes = _description(path)
-    try:
-        model = _READER.read(described, "Model")
-        _check(model, binary_bytes)
-    except Corrupt as error:
-        raise UserError(f"its description is corrupt ({error})", str(path), "copy or build it again") from error
+    model = _model(path)
     nets = {net["name"]: net["parameter"][0] for net in model["net"]}
     return Summary(model["chip"].lower(), max(1, model["device_num"] or 1), tuple(nets), _vocab(nets))
+
+
+def signatures(path: Path) -> list[GraphSpec]:
+    """Inputs and outputs of each net, at its first stage, as the file has them. Parts of a net that is split over
+    devices have that net's name. UserError as read()."""
+
+    def tensors(found: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
+        dtypes = [DTYPES.get(t["data_type"] or 0, "unknown") for t in found]
+        return tuple(TensorSpec(t["name"], tuple(t["shape"][0]["dim"]), d) for t, d in zip(found, dtypes, strict=True))
+
+    made = []
+    for net in _model(path)["net"]:
+        name, stage = (net["cascade"] or {}).get("main_name") or net["name"], net["parameter"][0]
+        made.append(GraphSpec(name, name, None, tensors(stage["input_tensor"]), tensors(stage["output_tensor"])))
+    return made
 
 
 def require_chip(path: Path, chip: str) -> Summary:
@@ -89,6 +100,16 @@ def require_chip(path: Path, chip: str) -> Summary:
     if summary.chip != chip:
         raise UserError(f"built for {summary.chip}, not {chip}", str(path), f"build it with --chip {chip}")
     return summary
+
+
+def _model(path: Path) -> dict[str, Any]:
+    described, binary_bytes = _description(path)
+    try:
+        model = _READER.read(described, "Model")
+        _check(model, binary_bytes)
+    except Corrupt as error:
+        raise UserError(f"its description is corrupt ({error})", str(path), "copy or build it again") from error
+    return model
 
 
 def _description(path: Path) -> tuple[bytes, int]:

@@ -66,3 +66,47 @@ def test_sources_follow_name_and_text(tmp_path: Path) -> None:
     second = digest.sources([tmp_path])
     (tmp_path / "a.py").rename(tmp_path / "b.py")
     assert len({first, second, digest.sources([tmp_path])}) == 3
+
+
+def test_after_a_restart_of_the_machine_everything_is_read_again(
+    tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut can leave a file with its size and times and without its content."""
+    (tmp_path / "a.bin").write_bytes(b"one")
+    first = Digests(tmp_path / "store.json")
+    first.file(tmp_path / "a.bin")
+    first.save()
+    monkeypatch.setattr(digest, "_boot", lambda: "another")
+    Digests(tmp_path / "store.json").file(tmp_path / "a.bin")
+    assert reads == ["a.bin", "a.bin"]
+
+
+def test_a_change_within_a_tick_of_the_clock_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On most kernels, files written one right after the other have the same times."""
+    state, tick = digest._state, 10**7
+
+    def coarse(file: Path) -> tuple[str, list[int]]:
+        key, (size, *times) = state(file)
+        return key, [size, *(time // tick * tick for time in times)]
+
+    monkeypatch.setattr(digest, "_state", coarse)
+    path, digests = tmp_path / "a.bin", Digests(tmp_path / "store.json")
+    for turn in range(20):
+        path.write_bytes(b"old")
+        old = digests.file(path)
+        path.write_bytes(b"new")
+        assert digests.file(path) != old, turn
+
+
+def test_a_name_more_is_no_change_of_the_content(tmp_path: Path, reads: list[str]) -> None:
+    path, digests = tmp_path / "a.bin", Digests(tmp_path / "store.json")
+    path.write_bytes(b"one")
+    digests.file(path)
+    os.link(path, tmp_path / "b.bin")
+    digests.linked(tmp_path / "b.bin")
+    digests.file(path)
+    assert reads == ["a.bin"]
+    os.link(path, tmp_path / "c.bin")
+    path.write_bytes(b"two")
+    digests.linked(path)
+    assert digests.file(path) == hashlib.sha256(b"two").hexdigest()

@@ -1,0 +1,100 @@
+"""What must fit before nets are combined: each net's bmodel and the contract, tokenizer and vocabulary.
+
+The compiler does not look: it combines float16 embeddings with bfloat16 blocks and reports success.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from contract.errors import UserError
+from contract.graphs import GraphSpec, TensorSpec
+
+BUILD_AGAIN = "remove its folder in work/ and build again; if it stays so, report it"
+
+
+def check_nets(nets: Iterable[GraphSpec], work: Path, chip: str, devices: int) -> None:
+    """Each net's bmodel in `work` is for `chip`, holds that net alone, and takes and gives what the contract says.
+
+    UserError, in words of the first tensor that does not fit. With it, all nets pass hidden states on in one type. Of
+    nets that are split over `devices` the shapes are not compared: each device has a share of the cache.
+    """
+    from runtime import bmodel
+
+    for net in nets:
+        path = work / net.name / f"{net.name}.bmodel"
+        bmodel.require_chip(path, chip)
+        parts = bmodel.signatures(path)
+        if odd := sorted({part.name for part in parts} - {net.name}):
+            raise UserError(f"holds {odd[0]} in place of {net.name}", str(path), BUILD_AGAIN)
+        for part in parts:
+            _check_types(f"{path}: net {net.name}", (*net.inputs, *net.outputs), (*part.inputs, *part.outputs))
+        if devices == 1:
+            _check_places(f"{path}: input", net.inputs, parts[0].inputs, named=True)
+            _check_places(f"{path}: output", net.outputs, parts[0].outputs, named=False)
+
+
+def _check_types(where: str, wanted: Sequence[TensorSpec], found: Sequence[TensorSpec]) -> None:
+    for have in found:
+        for want in wanted:
+            if _is(have, want) and have.dtype != want.dtype:
+                raise UserError(f"{want.name} is {have.dtype}, where the model needs {want.dtype}", where, BUILD_AGAIN)
+
+
+def _check_places(where: str, wanted: Sequence[TensorSpec], found: Sequence[TensorSpec], named: bool) -> None:
+    """One by one. Unless they are `named`, a name that is none of the contract's is the compiler's own for it."""
+    if len(wanted) != len(found):
+        names = ", ".join(t.name for t in found)
+        raise UserError(f"{len(found)} tensors ({names}), where the model needs {len(wanted)}", where, BUILD_AGAIN)
+    for want, have in zip(wanted, found, strict=True):
+        if not _is(have, want) and (named or any(_is(have, other) for other in wanted)):
+            raise UserError(f"{have.name} is in the place of {want.name}", where, BUILD_AGAIN)
+        if (have.dtype, have.shape) != (want.dtype, want.shape):
+            what = (
+                f"{want.name} is {have.dtype} {list(have.shape)}, where the model needs {want.dtype} {list(want.shape)}"
+            )
+            raise UserError(what, where, BUILD_AGAIN)
+
+
+def _is(have: TensorSpec, want: TensorSpec) -> bool:
+    """The compiler may append the operation that makes a tensor, and the device that has it."""
+    return have.name == want.name or have.name.startswith(f"{want.name}_")
+
+
+def check_tokenizer(folder: Path, vocab: int) -> None:
+    """Every id that the tokenizer in `folder` gives for text is one of the model's `vocab`: else UserError.
+
+    Special tokens that were added may lie beyond it: text does not give them (Gemma 3's place of an image is one).
+    Looks at a tokenizer.json, or a vocab.json; a folder without either passes.
+    """
+    ids = _ids(folder)
+    token = max(ids, key=lambda token: ids[token], default=None)
+    if token is not None and ids[token] >= vocab:
+        what = f"the tokenizer gives id {ids[token]} for {token!r}, and the model knows {vocab}"
+        raise UserError(what, str(folder), "take tokenizer and weights of one checkpoint")
+
+
+def _ids(folder: Path) -> dict[str, int]:
+    """By token, but for special ones. Empty where no file says them."""
+    fast = _read(folder / "tokenizer.json")
+    model = fast.get("model", {}).get("vocab") or _read(folder / "vocab.json")
+    ids = {entry[0]: i for i, entry in enumerate(model)} if isinstance(model, list) else dict(model)
+    for token in fast.get("added_tokens", ()):
+        if token.get("special"):
+            ids.pop(token["content"], None)
+        else:
+            ids[token["content"]] = token["id"]
+    return {token: number for token, number in ids.items() if isinstance(number, int)}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot be read ({error})", str(path), "fetch the checkpoint again") from error
+    return data if isinstance(data, dict) else {}

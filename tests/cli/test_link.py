@@ -1,0 +1,146 @@
+"""What does not fit is told before nets are combined: in one line, with the net and the tensor."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import flatbuffers
+import pytest
+
+from cli import link
+from contract import graphs
+from contract.errors import UserError
+from contract.graphs import GraphSpec, TensorSpec
+from runtime import bmodel
+from runtime.bmrt import CODES
+from tests.runtime import test_bmodel as files
+
+NETS = graphs.decoder_graphs(graphs.Geometry(2, 8, 2, 4, 4, 100, 16), top1=True)
+Change = Callable[[GraphSpec], GraphSpec]
+
+
+def write(net: GraphSpec, work: Path, chip: str = "BM1684X") -> None:
+    """A bmodel of that net as the compiler leaves one: outputs are named after the operation that makes them."""
+    b = flatbuffers.Builder(0)
+    sides = [
+        [files._tensor(b, t.name + end, list(t.shape), CODES[t.dtype], 4) for t in side]
+        for side, end in ((net.inputs, ""), (net.outputs, "_Add"))
+    ]
+    stage = files._table(b, {i: ("ref", files._vector(b, side)) for i, side in enumerate(sides)})
+    fields = {0: ("ref", b.CreateString(net.name)), 3: ("ref", files._vector(b, [stage]))}
+    nets = files._vector(b, [files._table(b, fields)])
+    words = [b.CreateString(word) for word in ("B", "2.2", "today", chip)]
+    b.Finish(files._table(b, {**{i: ("ref", word) for i, word in enumerate(words)}, 4: ("ref", nets)}))
+    described = bytes(b.Output())
+    folder = work / net.name
+    folder.mkdir(exist_ok=True)
+    head = struct.pack("<IIIQ44x", bmodel.MAGIC, 64, len(described), 16)
+    (folder / f"{net.name}.bmodel").write_bytes(head + described + bytes(16))
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    for net in NETS:
+        write(net, tmp_path)
+    return tmp_path
+
+
+def test_nets_of_the_contract_fit(work: Path) -> None:
+    link.check_nets(NETS, work, "bm1684x", 1)
+    (net,) = (net for net in NETS if net.name == "block_0")
+    write(change("k_cache", name="/Add_1_output_0")(net), work)  # as where an output is another one, reshaped
+    link.check_nets(NETS, work, "bm1684x", 1)
+
+
+def change(tensor: str, **changes: object) -> Change:
+    def to(net: GraphSpec) -> GraphSpec:
+        def one(t: TensorSpec) -> TensorSpec:
+            return replace(t, **changes) if t.name == tensor else t  # type: ignore[arg-type]
+
+        return replace(net, inputs=tuple(map(one, net.inputs)), outputs=tuple(map(one, net.outputs)))
+
+    return to
+
+
+@pytest.mark.parametrize(
+    ("name", "odd", "message"),
+    [
+        ("embedding", change("embedding", dtype="float16"), "embedding is float16, where the model needs bfloat16"),
+        (
+            "lm_head",
+            change("hidden_states", dtype="float32"),
+            "hidden_states is float32, where the model needs",
+        ),
+        (
+            "block_1",
+            change("input_states", shape=(1, 16, 9)),
+            r"input_states is bfloat16 \[1, 16, 9\], where the model needs bfloat16 \[1, 16, 8\]",
+        ),
+        ("block_cache_0", change("history_k", name="other"), "input: other is in the place of history_k"),
+        (
+            "block_0",
+            lambda net: replace(net, outputs=net.outputs[:1] + net.outputs[:0:-1]),
+            "v_cache_Add is in the place",
+        ),
+        ("block_0", lambda net: replace(net, outputs=net.outputs[:2]), "output: 2 tensors .*, where the model needs 3"),
+        ("block_0", lambda net: replace(net, name="block_1"), "holds block_1 in place of block_0"),
+    ],
+)
+def test_a_net_that_does_not_fit_is_one_line(work: Path, name: str, odd: Change, message: str) -> None:
+    (net,) = (net for net in NETS if net.name == name)
+    write(odd(net), work)
+    if odd(net).name != name:
+        (work / odd(net).name / f"{odd(net).name}.bmodel").rename(work / name / f"{name}.bmodel")
+    with pytest.raises(UserError, match=message) as error:
+        link.check_nets(NETS, work, "bm1684x", 1)
+    assert f"{name}.bmodel" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_another_chip_and_a_net_cut_short(work: Path) -> None:
+    with pytest.raises(UserError, match="built for bm1684x, not bm1688"):
+        link.check_nets(NETS, work, "bm1688", 1)
+    path = work / "block_0" / "block_0.bmodel"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match="truncated"):
+        link.check_nets(NETS, work, "bm1684x", 1)
+
+
+def test_of_split_nets_only_the_types_count(work: Path) -> None:
+    shares = change("history_k", shape=(1, 16, 1, 4))
+    (net,) = (net for net in NETS if net.name == "block_cache_0")
+    write(shares(net), work)
+    link.check_nets(NETS, work, "bm1684x", 2)
+    write(change("history_k", dtype="float16")(net), work)
+    with pytest.raises(UserError, match="history_k is float16"):
+        link.check_nets(NETS, work, "bm1684x", 2)
+
+
+def tokenizer(folder: Path, vocab: object, *added: tuple[str, int, bool]) -> Path:
+    tokens = [{"content": word, "id": number, "special": special} for word, number, special in added]
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocab}, "added_tokens": tokens}))
+    return folder
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
+    link.check_tokenizer(tmp_path, 3)  # none at all
+    words = {"a": 0, "b": 1, "c": 2}
+    link.check_tokenizer(tokenizer(tmp_path, words), 3)
+    with pytest.raises(UserError, match="the tokenizer gives id 2 for 'c', and the model knows 2"):
+        link.check_tokenizer(tmp_path, 2)
+    with pytest.raises(UserError, match="gives id 2 for 'c'"):  # as SentencePiece's are: the place is the id
+        link.check_tokenizer(tokenizer(tmp_path, [["a", 0.0], ["b", -1.0], ["c", -2.0]]), 2)
+    link.check_tokenizer(tokenizer(tmp_path, words, ("<image>", 3, True)), 3)
+    with pytest.raises(UserError, match="gives id 3 for '<tool>'"):
+        link.check_tokenizer(tokenizer(tmp_path, words, ("<tool>", 3, False)), 3)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(UserError, match=r"tokenizer\.json: cannot be read"):
+        link.check_tokenizer(tmp_path, 3)
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "vocab.json").write_text(json.dumps({"a": 7}))
+    with pytest.raises(UserError, match="gives id 7 for 'a'"):
+        link.check_tokenizer(tmp_path, 7)
