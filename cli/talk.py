@@ -152,7 +152,7 @@ class _Talker:
 
     def fit(self, messages: list[dict[str, str]]) -> tuple[list[dict[str, str]], list[int]]:
         """Drops the oldest turns until the rest leaves room for an answer; a single message may take all there is."""
-        limit = min(self.session.prefill_length, self.session.seq_length * (_ANSWER_SHARE - 1) // _ANSWER_SHARE)
+        limit = min(self.session.prompt_length, self.session.seq_length * (_ANSWER_SHARE - 1) // _ANSWER_SHARE)
         kept, ids = messages, self.encode(messages)
         while len(ids) > limit and len(kept) > 1:
             kept = kept[2:]

@@ -4,10 +4,10 @@ This is the only place that spells them. They equal what tpu-mlir's `llm_convert
 C++ demos load our bmodels and our runtime loads theirs. Where llm_convert leaves an internal name on an output
 (`lm_head.reshape_f32`, `Softmax1`) ours differs by name and agrees by position, shape and dtype.
 
-Shapes are in elements. S is the built sequence length, H the hidden size, K the KV heads, D the head size, V the
-vocabulary. Where attention is latent (MLA), k is the compressed latent and v the rotated key that all heads share,
-each as one head: that is all its cache holds. `half` is the chip's storage type for activations: bfloat16, or float16
-in mode f16; the ONNX graph of the same net carries float32 in its place.
+Shapes are in elements. S is the built sequence length, T the positions that a prefill net takes at once, H the hidden
+size, K the KV heads, D the head size, V the vocabulary. Where attention is latent (MLA), k is the compressed latent
+and v the rotated key that all heads share, each as one head: that is all its cache holds. `half` is the chip's storage
+type for activations: bfloat16, or float16 in mode f16; the ONNX graph of the same net carries float32 in its place.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ GREEDY_HEAD = "greedy_head"
 SAMPLE_HEAD = "sample_head"
 BLOCK = "block"
 BLOCK_CACHE = "block_cache"
-KINDS = (EMBEDDING, EMBEDDING_CACHE, BLOCK, BLOCK_CACHE, LM_HEAD, GREEDY_HEAD, SAMPLE_HEAD)
+BLOCK_KV = "block_kv"
+KINDS = (EMBEDDING, EMBEDDING_CACHE, BLOCK, BLOCK_CACHE, BLOCK_KV, LM_HEAD, GREEDY_HEAD, SAMPLE_HEAD)
+
+LAYER_KINDS = (BLOCK, BLOCK_CACHE, BLOCK_KV)
 
 # How many of the likeliest tokens sample_head looks at (the vendor's number).
 SAMPLE_CANDIDATES = 50
@@ -67,7 +70,8 @@ class GraphSpec:
 
 @dataclass(frozen=True)
 class Geometry:
-    """The sizes that fix every shape of a decoder built for `seq_length` positions."""
+    """The sizes that fix every shape of a decoder built for `seq_length` positions, of which a prefill net takes
+    `input_length` at once; 0 means all."""
 
     layers: int
     hidden: int
@@ -77,19 +81,34 @@ class Geometry:
     vocab: int
     seq_length: int
     half: str = BFLOAT16
+    input_length: int = 0
+
+    @property
+    def prefill_length(self) -> int:
+        """T: positions of a prefill net."""
+        return self.input_length or self.seq_length
+
+
+def layer_name(kind: str, layer: int) -> str:
+    """Of the net of `kind`, one of LAYER_KINDS."""
+    return f"{kind}_{layer}"
 
 
 def block_name(layer: int) -> str:
-    return f"{BLOCK}_{layer}"
+    return layer_name(BLOCK, layer)
 
 
 def block_cache_name(layer: int) -> str:
-    return f"{BLOCK_CACHE}_{layer}"
+    return layer_name(BLOCK_CACHE, layer)
+
+
+def block_kv_name(layer: int) -> str:
+    return layer_name(BLOCK_KV, layer)
 
 
 def embedding(g: Geometry) -> GraphSpec:
-    """Token ids of a whole prompt to hidden states."""
-    return _embedding(g, EMBEDDING, g.seq_length)
+    """Token ids of a prompt, or of a chunk of one, to hidden states."""
+    return _embedding(g, EMBEDDING, g.prefill_length)
 
 
 def embedding_cache(g: Geometry) -> GraphSpec:
@@ -108,19 +127,35 @@ def _embedding(g: Geometry, name: str, length: int) -> GraphSpec:
 
 
 def block(g: Geometry, layer: int) -> GraphSpec:
-    """One layer over a whole prompt (prefill). Masked positions hold MASKED, visible ones 0."""
-    s = g.seq_length
-    return GraphSpec(block_name(layer), BLOCK, layer, _block_inputs(g, s, s), _block_outputs(g, s))
+    """One layer over the first T positions of a prompt (prefill). Masked positions hold MASKED, visible ones 0."""
+    t = g.prefill_length
+    return GraphSpec(block_name(layer), BLOCK, layer, _block_inputs(g, t, t), _block_outputs(g, t))
 
 
 def block_cache(g: Geometry, layer: int) -> GraphSpec:
     """One layer, one decode step over a KV cache of S positions; returns only the new step's k and v."""
-    s = g.seq_length
-    history = tuple(
-        TensorSpec(n, (1, s, *kv), g.half) for n, kv in zip(("history_k", "history_v"), _kv(g), strict=True)
-    )
-    inputs = _block_inputs(g, 1, s + 1) + history
+    inputs = _block_inputs(g, 1, g.seq_length + 1) + _history(g)
     return GraphSpec(block_cache_name(layer), BLOCK_CACHE, layer, inputs, _block_outputs(g, 1))
+
+
+def block_kv(g: Geometry, layer: int) -> GraphSpec:
+    """One layer over T further positions of a prompt or a conversation (prefill over a KV cache of S positions);
+    returns only their k and v. In the mask the cache comes first, then the T positions themselves."""
+    t = g.prefill_length
+    inputs = _block_inputs(g, t, g.seq_length + t) + _history(g)
+    return GraphSpec(block_kv_name(layer), BLOCK_KV, layer, inputs, _block_outputs(g, t))
+
+
+def layer_nets(g: Geometry, layer: int, history: bool) -> tuple[GraphSpec, ...]:
+    """The nets of one layer. They share its weights."""
+    nets = block(g, layer), block_cache(g, layer)
+    return (*nets, block_kv(g, layer)) if history else nets
+
+
+def _history(g: Geometry) -> tuple[TensorSpec, ...]:
+    return tuple(
+        TensorSpec(n, (1, g.seq_length, *kv), g.half) for n, kv in zip(("history_k", "history_v"), _kv(g), strict=True)
+    )
 
 
 def _block_inputs(g: Geometry, length: int, visible: int) -> tuple[TensorSpec, ...]:
@@ -174,11 +209,12 @@ def sample_head(g: Geometry) -> GraphSpec:
     return GraphSpec(SAMPLE_HEAD, SAMPLE_HEAD, None, inputs, outputs)
 
 
-def decoder_graphs(g: Geometry, top1: bool) -> tuple[GraphSpec, ...]:
+def decoder_graphs(g: Geometry, top1: bool, history: bool = False) -> tuple[GraphSpec, ...]:
     """Every net of a decoder, in the order in which a prompt passes through them.
 
-    With `top1` lm_head ends in a token id; without, it ends in logits and greedy_head and sample_head follow.
+    With `top1` lm_head ends in a token id; without, it ends in logits and greedy_head and sample_head follow. With
+    `history` each layer has a block_kv, for prefill over an earlier KV cache.
     """
-    layers = tuple(net for i in range(g.layers) for net in (block(g, i), block_cache(g, i)))
+    layers = tuple(net for i in range(g.layers) for net in layer_nets(g, i, history))
     heads = (lm_head(g, top1),) if top1 else (lm_head(g, top1), greedy_head(g), sample_head(g))
     return (embedding(g), embedding_cache(g), *layers, *heads)

@@ -6,7 +6,7 @@ layer is in memory at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,9 @@ STATES = "output_states"
 
 @dataclass
 class States:
-    """Hidden states on their way through the layers: `prefill` [1, S, H], `steps` of [1, 1, H] each."""
+    """Hidden states on their way through the layers: `chunks` of the prompt, [1, T, H] each, and `steps`, [1, 1, H]."""
 
-    prefill: Array
+    chunks: list[Array]
     steps: list[Array]
 
 
@@ -39,67 +39,88 @@ class Call:
 
 @dataclass
 class LayerRun:
-    """All runs of one layer: the prefill and each decode step, and the states it hands on."""
+    """All runs of one layer: each chunk of the prompt and each decode step, and the states it hands on."""
 
-    prefill: Call
+    chunks: list[Call] = field(default_factory=list)
     steps: list[Call] = field(default_factory=list)
 
     def states(self) -> States:
-        return States(self.prefill.outputs[STATES], [call.outputs[STATES] for call in self.steps])
+        chunks, steps = ([call.outputs[STATES] for call in calls] for calls in (self.chunks, self.steps))
+        return States(chunks, steps)
+
+
+def chunks(count: int, geometry: Geometry, history: bool) -> list[int]:
+    """Lengths of the chunks that a prompt of `count` positions is prefilled in. With a history there are two at least,
+    so that both nets have something to do."""
+    if not history:
+        return [count]
+    most = geometry.prefill_length
+    first = min(most, -(-count // 2))
+    return [first, *(min(most, count - done) for done in range(first, count, most))]
 
 
 def prefill_mask(length: int) -> Array:
-    """[1, 1, S, S]: position i sees 0..i. Padding lies after every real position, so this hides it too."""
+    """[1, 1, T, T]: position i sees 0..i. Padding lies after every real position, so this hides it too."""
     return np.triu(np.full((1, 1, length, length), MASKED, np.float32), k=1)
 
 
-def decode_mask(length: int, past: int) -> Array:
-    """[1, 1, 1, S + 1]: the first `past` of the cache, and the step itself at the end."""
-    mask = np.full((1, 1, 1, length + 1), MASKED, np.float32)
-    mask[..., :past] = 0
-    mask[..., length] = 0
-    return mask
+def history_mask(length: int, seq_length: int, past: int) -> Array:
+    """[1, 1, T, S + T]: the first `past` of the cache, then each position what goes before it."""
+    cached = np.full((1, 1, length, seq_length), MASKED, np.float32)
+    cached[..., :past] = 0
+    return np.concatenate([cached, prefill_mask(length)], axis=-1)
 
 
 def padded(ids: list[int], length: int) -> Array:
-    """[1, S] int32, zeros behind the prompt."""
+    """[1, T] int32, zeros behind the prompt."""
     out = np.zeros((1, length), np.int32)
     out[0, : len(ids)] = ids
     return out
 
 
-def run_layer(runs: tuple[Run, Run], states: States, geometry: Geometry, valid: int, row: int = 0) -> LayerRun:
-    """`runs`: the prefill and the decode net. `valid`: real positions of the prompt. `row`: the row of the rotary
-    tables that stands for position 0 in a conversation of this length.
+def run_layer(
+    runs: Sequence[Run], states: States, geometry: Geometry, lengths: Sequence[int], row: int = 0
+) -> LayerRun:
+    """`runs`: the layer's nets in the order of graphs.layer_nets. `lengths`: real positions of each chunk of the
+    prompt. `row`: the row of the rotary tables that stands for position 0 in a conversation of this length.
 
     The KV cache is filled as the runtime fills it.
     """
-    prefill, decode = runs
-    length = geometry.seq_length
-    inputs = {
-        "input_states": states.prefill,
-        "position_ids": np.arange(row, row + length, dtype=np.int32)[None],
-        "attention_mask": prefill_mask(length),
-    }
-    out = LayerRun(Call(inputs, prefill(inputs)))
-    sizes = {"history_k": geometry.head_dim, "history_v": geometry.v_head_dim}
-    history = {n: np.zeros((1, length, geometry.kv_heads, size), np.float32) for n, size in sizes.items()}
-    fresh = {"history_k": "k_cache", "history_v": "v_cache"}
-    for name, source in fresh.items():
-        history[name][:, :valid] = out.prefill.outputs[source][:, :valid]
-    for number, step in enumerate(states.steps):
-        past = valid + number
-        inputs = {
-            "input_states": step,
-            "position_ids": np.array([[row + past]], np.int32),
-            "attention_mask": decode_mask(length, past),
-            **{name: value.copy() for name, value in history.items()},
-        }
-        call = Call(inputs, decode(inputs))
-        for name, source in fresh.items():
-            history[name][:, past] = call.outputs[source][:, 0]
-        out.steps.append(call)
+    layer, out = _Layer(geometry, row), LayerRun()
+    for state, length in zip(states.chunks, lengths, strict=True):
+        prefill = runs[2] if layer.past else runs[0]
+        out.chunks.append(layer.run(prefill, state, length))
+    for step in states.steps:
+        out.steps.append(layer.run(runs[1], step, 1))
     return out
+
+
+class _Layer:
+    """One layer's KV cache, of which `past` positions are in use."""
+
+    def __init__(self, geometry: Geometry, row: int) -> None:
+        self.geometry, self.row, self.past = geometry, row, 0
+        sizes = {"history_k": geometry.head_dim, "history_v": geometry.v_head_dim}
+        shape = (1, geometry.seq_length, geometry.kv_heads)
+        self.history = {name: np.zeros((*shape, size), np.float32) for name, size in sizes.items()}
+
+    def run(self, net: Run, state: Array, count: int) -> Call:
+        """`state` [1, T, H], of which `count` positions are real, through `net`; their k and v go into the cache."""
+        length, end = state.shape[1], self.geometry.seq_length
+        # Padding may lie beyond the tables' end.
+        positions = np.minimum(np.arange(self.past, self.past + length), end - 1) + self.row
+        inputs = {
+            "input_states": state,
+            "position_ids": positions.astype(np.int32)[None],
+            "attention_mask": history_mask(length, end, self.past) if self.past else prefill_mask(length),
+        }
+        if self.past:
+            inputs |= {name: value.copy() for name, value in self.history.items()}
+        call = Call(inputs, net(inputs))
+        for name, fresh in (("history_k", "k_cache"), ("history_v", "v_cache")):
+            self.history[name][:, self.past : self.past + count] = call.outputs[fresh][:, :count]
+        self.past += count
+        return call
 
 
 def onnx_runner(path: Path) -> Run:

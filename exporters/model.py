@@ -35,10 +35,11 @@ from patches.positions import Alibi, Window
 
 class Decoder:
     """`devices`: how many the graphs are for; it decides between forms of attention (exporters.parts). `trust`:
-    whether code that comes with the checkpoint may run; UserError where it would have to."""
+    whether code that comes with the checkpoint may run; UserError where it would have to. `adapter`: the folder of a
+    LoRA adapter that is merged into the weights."""
 
-    def __init__(self, model_dir: Path, devices: int = 1, trust: bool = False) -> None:
-        self.model_dir = model_dir
+    def __init__(self, model_dir: Path, devices: int = 1, trust: bool = False, adapter: Path | None = None) -> None:
+        self.model_dir, self.adapter = model_dir, adapter
         self.devices = devices
         self.spec = specs.read(model_dir)
         self.architecture: Architecture = find(self.spec.model_type)

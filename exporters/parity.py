@@ -7,14 +7,15 @@ and their own KV cache from step to step. What ONNX Runtime saw and gave is kept
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from contract import graphs
-from contract.graphs import GraphSpec
+from contract.graphs import Geometry, GraphSpec
 from contract.ladder import MAX_ABS_ONNX, MAX_ABS_PATCHED, ONNX, PATCHED, Score
 from exporters import chain, modules, reference
 from exporters.bind import assemble
@@ -28,14 +29,27 @@ KEPT_STEPS = 3  # decode steps kept for the chip: the first, a middle one, the l
 KEPT_HEADS = 16  # positions kept for lm_head: it may give a token id only, which is right or wrong
 
 
-def climb(decoder: Decoder, folder: Path, seq_length: int, prompt: str, positions: int, out: Path) -> list[Score]:
+def climb(
+    decoder: Decoder,
+    folder: Path,
+    seq_length: int,
+    prompt: str,
+    positions: int,
+    out: Path,
+    input_length: int = 0,
+    history: bool = False,
+) -> list[Score]:
     """Compare every net; write `parity.json` and `reference/` into `out`.
 
     `folder` holds the folders of the bind steps (bind.embedding, bind.layer_<i>, bind.head) with their ONNX.
+    `input_length`, `history`: as they were traced.
     """
     spec = decoder.spec
-    truth = reference.run(decoder.model_dir, decoder.architecture, spec, prompt, positions, seq_length)
-    ladder = _Ladder(decoder, folder, seq_length, truth, out / "reference")
+    most = None if history else input_length or None
+    source = (decoder.model_dir, decoder.architecture, spec)
+    truth = reference.run(*source, prompt, positions, seq_length, most, decoder.adapter)
+    geometry = spec.geometry(seq_length, input_length=input_length)
+    ladder = _Ladder(decoder, folder, geometry, _of_two(truth) if history else truth, out / "reference", history)
     ladder.embedding()
     for index in range(spec.layers):
         ladder.layer(index)
@@ -46,75 +60,99 @@ def climb(decoder: Decoder, folder: Path, seq_length: int, prompt: str, position
 
 
 class _Ladder:
-    def __init__(self, decoder: Decoder, folder: Path, seq_length: int, truth: Reference, kept: Path) -> None:
+    """`lengths`: real positions of each chunk of the prompt."""
+
+    def __init__(
+        self, decoder: Decoder, folder: Path, geometry: Geometry, truth: Reference, kept: Path, history: bool
+    ) -> None:
         self.decoder, self.folder, self.truth, self.kept = decoder, folder, truth, kept
-        self.geometry = decoder.spec.geometry(seq_length)
-        self.checkpoint = Checkpoint(decoder.model_dir)
+        self.geometry, self.history = geometry, history
+        self.checkpoint = Checkpoint(decoder.model_dir, decoder.adapter)
         self.valid = len(truth.prompt)
-        passed = sum(self.valid > length for length in decoder.spec.switches(seq_length))
-        self.row = passed * seq_length  # see patches.rotary.stacked
+        self.lengths = chain.chunks(self.valid, geometry, history)
+        passed = sum(self.valid > length for length in decoder.spec.switches(geometry.seq_length))
+        self.row = passed * geometry.seq_length  # see patches.rotary.stacked
         self.scores: list[Score] = []
         kept.mkdir(parents=True, exist_ok=True)
 
     def embedding(self) -> None:
         table = torch.from_numpy(self.checkpoint.read(f"{self.decoder.architecture.embed}.weight"))
         module = modules.Embedding(table, self.decoder.spec.embedding_scale)
-        prompt = chain.padded(self.truth.prompt, self.geometry.seq_length)
+        ends = np.cumsum(self.lengths)[:-1]
+        parts = [list(ids) for ids in np.split(np.array(self.truth.prompt), ends)]
+        prompt = [chain.padded(ids, self.geometry.prefill_length) for ids in parts]
         steps = [np.array([[token]], np.int32) for token in self.truth.forced]
         self.torch_states, self.onnx_states = (
-            States(run_full(prompt), [run_step(step) for step in steps])
+            States([run_full(ids) for ids in prompt], [run_step(step) for step in steps])
             for run_full, run_step in (self._torch_embedding(module), self._onnx_embedding())
         )
         hf = self.truth.embedded.numpy()
         self._score(PATCHED, graphs.EMBEDDING, None, self._off(hf, self.torch_states), MAX_ABS_PATCHED)
         worst = max(_distance(a, b) for a, b in zip(_all(self.torch_states), _all(self.onnx_states), strict=True))
         self._score(ONNX, graphs.EMBEDDING, None, worst, MAX_ABS_ONNX)
-        self._keep(graphs.EMBEDDING, [Call({"input_ids": prompt}, {graphs.EMBEDDING: self.onnx_states.prefill})])
+        first = Call({"input_ids": prompt[0]}, {graphs.EMBEDDING: self.onnx_states.chunks[0]})
+        self._keep(graphs.EMBEDDING, [first], self.lengths[0])
         outputs = [{graphs.EMBEDDING_CACHE: state} for state in self.onnx_states.steps]
         calls = [Call({"input_ids": i}, o) for i, o in zip(steps, outputs, strict=True)]
         self._keep(graphs.EMBEDDING_CACHE, _some(calls), stepwise=True)
 
     def layer(self, index: int) -> None:
-        nets = graphs.block(self.geometry, index), graphs.block_cache(self.geometry, index)
+        nets = graphs.layer_nets(self.geometry, index, self.history)
         layer = self.decoder.layer(index, self.checkpoint)
         module = self.decoder.block(layer, index, self.geometry.seq_length, self.checkpoint)
         ours = chain.run_layer(
-            (chain.torch_runner(module, nets[0]), chain.torch_runner(module, nets[1])),
-            self.torch_states,
-            self.geometry,
-            self.valid,
-            self.row,
+            [chain.torch_runner(module, net) for net in nets], self.torch_states, self.geometry, self.lengths, self.row
         )
         path = self.folder / f"bind.layer_{index}"
         theirs = chain.run_layer(
-            (chain.onnx_runner(path / f"{nets[0].name}.onnx"), chain.onnx_runner(path / f"{nets[1].name}.onnx")),
+            [chain.onnx_runner(path / f"{net.name}.onnx") for net in nets],
             self.onnx_states,
             self.geometry,
-            self.valid,
+            self.lengths,
             self.row,
         )
         self.torch_states, self.onnx_states = ours.states(), theirs.states()
         self._score_layer(index, nets, ours, theirs)
-        self._keep(nets[0].name, [theirs.prefill])
+        self._keep(nets[0].name, theirs.chunks[:1], self.lengths[0])
         self._keep(nets[1].name, _some(theirs.steps), stepwise=True)
+        if self.history:
+            self._keep(nets[2].name, theirs.chunks[-1:], self.lengths[-1])
 
-    def _score_layer(self, index: int, nets: tuple[GraphSpec, GraphSpec], ours: LayerRun, theirs: LayerRun) -> None:
-        hf = self.truth.layers[index].numpy()
-        prompt, steps = hf[: self.valid], hf[self.valid :]
-        state = ours.prefill.outputs[chain.STATES][0, : self.valid]
-        detail = f"{self.valid} positions, states up to {np.abs(hf).max():.1f}"
-        self._score(PATCHED, nets[0].name, index, _distance(prompt, state), MAX_ABS_PATCHED, detail)
+    def _score_layer(self, index: int, nets: Sequence[GraphSpec], ours: LayerRun, theirs: LayerRun) -> None:
+        hf, first = self.truth.layers[index].numpy(), self.lengths[0]
+        steps = hf[self.valid :]
+        largest = f"states up to {np.abs(hf).max():.1f}"
+        chunked = self._chunked(ours.states())
+        off = _distance(hf[:first], chunked[:first])
+        self._score(PATCHED, nets[0].name, index, off, MAX_ABS_PATCHED, f"{first} positions, {largest}")
         chained = np.concatenate([call.outputs[chain.STATES][0] for call in ours.steps]) if ours.steps else steps
         detail = f"{len(ours.steps)} chained steps"
         self._score(PATCHED, nets[1].name, index, _distance(steps, chained), MAX_ABS_PATCHED, detail)
-        self._score(ONNX, nets[0].name, index, self._worst(ours.prefill, theirs.prefill), MAX_ABS_ONNX)
-        worst = max((self._worst(a, b) for a, b in zip(ours.steps, theirs.steps, strict=True)), default=0.0)
+        worst = self._worst(ours.chunks[:1], theirs.chunks[:1], [first])
+        self._score(ONNX, nets[0].name, index, worst, MAX_ABS_ONNX)
+        worst = self._worst(ours.steps, theirs.steps, [1] * len(ours.steps))
         self._score(ONNX, nets[1].name, index, worst, MAX_ABS_ONNX, detail)
+        if self.history:
+            off = _distance(hf[first : self.valid], chunked[first:])
+            detail = f"{self.valid - first} positions, chunks of {', '.join(map(str, self.lengths[1:]))}"
+            self._score(PATCHED, nets[2].name, index, off, MAX_ABS_PATCHED, detail)
+            worst = self._worst(ours.chunks[1:], theirs.chunks[1:], self.lengths[1:])
+            self._score(ONNX, nets[2].name, index, worst, MAX_ABS_ONNX, detail)
 
-    def _worst(self, ours: Call, theirs: Call) -> float:
-        """Largest difference over the outputs of one call, over real positions."""
-        pairs = ((ours.outputs[name], theirs.outputs[name]) for name in ours.outputs)
-        return max(_distance(a[:, : self.valid], b[:, : self.valid]) for a, b in pairs)
+    def _chunked(self, states: States) -> Array:
+        """The prompt's real positions, [valid, H]."""
+        return np.concatenate([c[0, :length] for c, length in zip(states.chunks, self.lengths, strict=True)])
+
+    def _worst(self, ours: list[Call], theirs: list[Call], lengths: Sequence[int]) -> float:
+        """Largest difference over the outputs of some calls, over the real positions of each."""
+        return max(
+            (
+                _distance(a.outputs[name][:, :length], b.outputs[name][:, :length])
+                for a, b, length in zip(ours, theirs, lengths, strict=True)
+                for name in a.outputs
+            ),
+            default=0.0,
+        )
 
     def heads(self) -> None:
         """lm_head at every position; greedy_head and sample_head where the build has them."""
@@ -170,7 +208,7 @@ class _Ladder:
 
     def _heads_of(self, states: States) -> list[Array]:
         """The last layer's state at each position that predicts a token, [1, H] each."""
-        return [states.prefill[:, self.valid - 1], *(step[:, 0] for step in states.steps)]
+        return [states.chunks[-1][:, self.lengths[-1] - 1], *(step[:, 0] for step in states.steps)]
 
     def _torch_embedding(self, module: torch.nn.Module) -> tuple[_Lookup, ...]:
         def run(ids: Array) -> Array:
@@ -187,20 +225,28 @@ class _Ladder:
         return runner(graphs.EMBEDDING), runner(graphs.EMBEDDING_CACHE)
 
     def _off(self, hf: Array, states: States) -> float:
-        chained = np.concatenate([states.prefill[0, : self.valid], *(step[0] for step in states.steps)])
+        chained = np.concatenate([self._chunked(states), *(step[0] for step in states.steps)])
         return _distance(hf, chained)
 
     def _score(self, rung: str, net: str, layer: int | None, value: float, bar: float, detail: str = "") -> None:
         self.scores.append(Score(rung, net, layer, "max_abs", value, bar, detail))
 
-    def _keep(self, net: str, calls: list[Call], stepwise: bool = False) -> None:
+    def _keep(self, net: str, calls: list[Call], valid: int = 1, stepwise: bool = False) -> None:
         """One npz a net: `in.<tensor>` and `out.<tensor>`, led by the step's number where there are several."""
-        arrays: dict[str, Array] = {"valid": np.array(self.valid)}
+        arrays: dict[str, Array] = {"valid": np.array(valid)}
         for number, call in enumerate(calls):
             lead = f"{number}." if stepwise else ""
             arrays |= {f"{lead}in.{name}": value for name, value in call.inputs.items()}
             arrays |= {f"{lead}out.{name}": value for name, value in call.outputs.items()}
         np.savez(self.kept / f"{net}.npz", allow_pickle=False, **arrays)
+
+
+def _of_two(truth: Reference) -> Reference:
+    """A prompt of one token takes the next one in, so that it can be cut into chunks."""
+    if len(truth.prompt) > 1 or not truth.forced:
+        return truth
+    later = {name: getattr(truth, name)[1:] for name in ("forced", "expected", "gap", "top")}
+    return replace(truth, prompt=truth.prompt + truth.forced[:1], **later)
 
 
 def _distance(truth: Array, found: Array) -> float:
@@ -215,7 +261,7 @@ def _distance(truth: Array, found: Array) -> float:
 
 
 def _all(states: States) -> list[Array]:
-    return [states.prefill, *states.steps]
+    return [*states.chunks, *states.steps]
 
 
 def _some(calls: list[Call], count: int = KEPT_STEPS) -> list[Call]:

@@ -64,10 +64,9 @@ class DecoderSpec:
     rope_switches: tuple[int, ...] = ()
     rope_restarts: bool = True
 
-    def geometry(self, seq_length: int, half: str = BFLOAT16) -> Geometry:
-        return Geometry(
-            self.layers, self.hidden, self.kv_heads, self.head_dim, self.v_head_dim, self.vocab, seq_length, half
-        )
+    def geometry(self, seq_length: int, half: str = BFLOAT16, input_length: int = 0) -> Geometry:
+        sizes = (self.layers, self.hidden, self.kv_heads, self.head_dim, self.v_head_dim, self.vocab)
+        return Geometry(*sizes, seq_length, half, input_length)
 
     @property
     def parameters(self) -> int:

@@ -33,12 +33,15 @@ IR_VERSION = 8  # what onnx 1.14, tpu-mlir's, reads
 _TORCH = {graphs.FLOAT32: torch.float32, graphs.INT32: torch.int32}
 
 
-def trace_decoder(decoder: Decoder, seq_length: int, top1: str | None, out: Path) -> None:
+def trace_decoder(
+    decoder: Decoder, seq_length: int, top1: str | None, out: Path, input_length: int = 0, history: bool = False
+) -> None:
     """Write the skeletons of every distinct net, with their bindings and constants, into `out`.
 
-    `top1`: "argmax" or "topk" for a fused head, None for logits with greedy_head and sample_head.
+    `top1`: "argmax" or "topk" for a fused head, None for logits with greedy_head and sample_head. `input_length`:
+    positions of a prefill net, 0 for all. `history`: a block_kv for each layer.
     """
-    tracer = _Tracer(decoder, decoder.spec.geometry(seq_length), out)
+    tracer = _Tracer(decoder, decoder.spec.geometry(seq_length, input_length=input_length), out, history)
     with torch.no_grad():
         tracer.embedding()
         for kind in sorted(set(decoder.spec.layer_kinds)):
@@ -50,8 +53,8 @@ def trace_decoder(decoder: Decoder, seq_length: int, top1: str | None, out: Path
 class _Tracer:
     """`groups`: for each group of nets that share weights, the bindings of its skeletons."""
 
-    def __init__(self, decoder: Decoder, geometry: graphs.Geometry, out: Path) -> None:
-        self.decoder, self.geometry, self.out = decoder, geometry, out
+    def __init__(self, decoder: Decoder, geometry: graphs.Geometry, out: Path, history: bool) -> None:
+        self.decoder, self.geometry, self.out, self.history = decoder, geometry, out, history
         self.groups: dict[str, list[Binding]] = {}
         self.constants: dict[str, Any] = {}
 
@@ -70,8 +73,8 @@ class _Tracer:
         if module.positions is not None:
             weights["positions"] = self.decoder.positions_weight(self.geometry.seq_length)
         group = f"layer.{kind}"
-        self._skeleton(group, module, graphs.block(self.geometry, index), f"block.{kind}", weights)
-        self._skeleton(group, module, graphs.block_cache(self.geometry, index), f"block_cache.{kind}", weights)
+        for net in graphs.layer_nets(self.geometry, index, self.history):
+            self._skeleton(group, module, net, f"{net.kind}.{kind}", weights)
 
     def head(self, top1: str | None) -> None:
         norm, weight, spec = self.decoder.architecture.norm, self.decoder.head_weight(), self.decoder.spec

@@ -95,17 +95,16 @@ class Attention(nn.Module):
         """q, k and v [1, T, heads, D]. Rope runs over all heads of a joint matmul, v included, and v is taken from
         the raw half: sliced before rope, the compiler splits the matmul again."""
         heads, kv = step.sizes.heads, step.sizes.kv_heads
-        shape = (1, x.shape[1], -1, step.sizes.head_dim)
         if hasattr(self, "qkv"):
-            raw = self.qkv(x).view(shape)
+            raw = split(self.qkv(x), step)
             roped = rope(raw, step.rotary)
             return roped[:, :, :heads], roped[:, :, heads : heads + kv], raw[:, :, heads + kv :]
-        q = self._normed("q_norm", self.q(x).view(shape))
+        q = self._normed("q_norm", split(self.q(x), step))
         if hasattr(self, "kv"):
-            raw = self.kv(x).view(shape)
+            raw = split(self.kv(x), step)
             k, v = self._normed("k_norm", raw[:, :, :kv]), raw[:, :, kv:]
         else:
-            k, v = self._normed("k_norm", self.k(x).view(shape)), self.v(x).view(shape)
+            k, v = self._normed("k_norm", split(self.k(x), step)), split(self.v(x), step)
         return rope(q, step.rotary), rope(k, step.rotary), v
 
     def _normed(self, norm: str, x: torch.Tensor) -> torch.Tensor:
@@ -117,6 +116,12 @@ class CachedAttention(Attention):
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None, Step]:  # type: ignore[override]
         return *super().forward(hidden_states, *args, **kwargs), find_step(args, kwargs)
+
+
+def split(x: torch.Tensor, step: Step) -> torch.Tensor:
+    """[1, T, heads * D] to [1, T, heads, D]. The number of positions is the one that stays open, in every reshape
+    here: a dynamic net gets others than it was traced with."""
+    return x.view(1, -1, x.shape[2] // step.sizes.head_dim, step.sizes.head_dim)
 
 
 def find_step(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Step:
@@ -150,7 +155,7 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, step: Step) -> tor
     # The fused operation knows one mask for all heads, and takes the first of several: these are kept from it.
     masked = scores + step.mask if step.mask.shape[1] == 1 else step.mask + scores
     weights = torch.softmax(masked, dim=-1)
-    return torch.matmul(weights, v).transpose(1, 2).reshape(1, q.shape[2], -1)
+    return torch.matmul(weights, v).transpose(1, 2).reshape(1, -1, q.shape[1] * v.shape[3])
 
 
 def repeated(x: torch.Tensor, heads: int) -> torch.Tensor:
@@ -158,8 +163,8 @@ def repeated(x: torch.Tensor, heads: int) -> torch.Tensor:
     kv = x.shape[2]
     if kv == heads:
         return x
-    x = x[:, :, :, None].expand(1, x.shape[1], kv, heads // kv, x.shape[3])
-    return x.reshape(1, x.shape[1], heads, x.shape[4])
+    x = x[:, :, :, None].expand(-1, -1, -1, heads // kv, -1)
+    return x.reshape(1, -1, heads, x.shape[4])
 
 
 def joined(old: nn.Module, source: Source) -> nn.Module:

@@ -38,6 +38,5 @@ class DenseExperts(nn.Module):
         least = scores.topk(self.chosen, dim=-1).values[..., -1:]
         share = torch.where(scores >= least, scores, torch.zeros_like(scores)) * self.scale
         inner = self.act(self.gate(x)) * self.up(x)
-        length = x.shape[1]
-        weighed = inner.view(1, length, self.count, -1) * share.view(1, length, self.count, 1)
-        return self.down(weighed.view(1, length, -1)) + self.shared_experts(x)
+        weighed = inner.view(1, -1, self.count, inner.shape[2] // self.count) * share.view(1, -1, self.count, 1)
+        return self.down(weighed.view(1, -1, inner.shape[2])) + self.shared_experts(x)

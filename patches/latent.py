@@ -37,16 +37,16 @@ class LatentAttention(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
         step = find_step(args, kwargs)
-        length, heads = hidden_states.shape[1], step.sizes.heads
+        heads = step.sizes.heads
         q = self.q_b(self.q_a_norm(self.q_a(hidden_states))) if hasattr(self, "q_b") else self.q(hidden_states)
-        q = q.view(1, length, heads, -1)
+        q = q.view(1, -1, heads, q.shape[2] // heads)
         split = q.shape[-1] - self.key
         q = torch.cat([q[..., :split], rope(q[..., split:], step.rotary)], dim=-1)
         both = self.kv_a(hidden_states)
-        latent = self.kv_a_norm(both[..., : self.latent]).view(1, length, 1, self.latent)
-        key = rope(both[..., self.latent :].view(1, length, 1, self.key), step.rotary)
+        latent = self.kv_a_norm(both[..., : self.latent]).view(1, -1, 1, self.latent)
+        key = rope(both[..., self.latent :].view(1, -1, 1, self.key), step.rotary)
         latent, key = step.extend(latent, key)
-        visible = latent.shape[1]
-        latent = latent.view(1, visible, self.latent)
-        k = torch.cat([self.k_b(latent).view(1, visible, heads, -1), key.expand(1, visible, heads, self.key)], dim=-1)
-        return self.out(attend(q, k, self.v_b(latent).view(1, visible, heads, -1), step)), None
+        latent = latent.view(1, -1, self.latent)
+        k, v = (x.view(1, -1, heads, x.shape[2] // heads) for x in (self.k_b(latent), self.v_b(latent)))
+        k = torch.cat([k, key.expand(-1, -1, heads, -1)], dim=-1)
+        return self.out(attend(q, k, v, step)), None

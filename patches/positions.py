@@ -5,6 +5,8 @@ The caller's mask stays the contract's [1, 1, T, visible], so that whoever runs 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -14,7 +16,7 @@ _CHUNK = 64
 
 
 class Distance(nn.Module):
-    """position_ids [1, T] to (key - query + shift), [1, 1, T, keys], for the keys at positions 0..length.
+    """position_ids [1, T] to (key - query + shift), [1, 1, T, length], for the keys at positions 0..length.
 
     A half type counts exactly to 256 only. So the query's position is looked up in two tables whose entries are exact,
     a multiple of 64 and a rest, and their sum is exact wherever it is small: near the query, or, with `shift`, near the
@@ -32,8 +34,15 @@ class Distance(nn.Module):
     def forward(self, position_ids: torch.Tensor) -> torch.Tensor:
         coarse = nn.functional.embedding(position_ids, self.coarse)  # type: ignore[arg-type]
         fine = nn.functional.embedding(position_ids, self.fine)  # type: ignore[arg-type]
+        return self._sum(coarse, fine)
+
+    def within(self, count: int) -> torch.Tensor:
+        """The same among `count` positions that follow one another, wherever they begin: [1, 1, count, count]."""
+        return self._sum(self.coarse[None, :count], self.fine[None, :count])[..., :count]  # type: ignore[index]
+
+    def _sum(self, coarse: torch.Tensor, fine: torch.Tensor) -> torch.Tensor:
         both = coarse[..., :, None] + fine[..., None, :]
-        return both.reshape(1, 1, position_ids.shape[1], -1)[..., : self.length]
+        return both.reshape(1, 1, coarse.shape[1], -1)[..., : self.length]
 
 
 class Window(nn.Module):
@@ -44,9 +53,11 @@ class Window(nn.Module):
         self.distance = Distance(length, shift=window)
 
     def forward(self, position_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return mask + visible(self.distance, self._hidden, position_ids, mask)
+
+    def _hidden(self, distance: torch.Tensor) -> torch.Tensor:
         # key - query + window is 1 for the farthest visible key, 0 for the nearest hidden one.
-        hidden = (1.0 - self.distance(position_ids).clamp(0.0, 1.0)) * MASKED
-        return mask + with_itself(hidden, mask)
+        return (1.0 - distance.clamp(0.0, 1.0)) * MASKED
 
 
 class Alibi(nn.Module):
@@ -62,9 +73,11 @@ class Alibi(nn.Module):
         self.register_buffer("slopes", torch.tensor(slopes(heads)).view(1, heads, 1, 1))
 
     def forward(self, position_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return mask + self.slopes * visible(self.distance, self._before, position_ids, mask)  # type: ignore[operator]
+
+    def _before(self, distance: torch.Tensor) -> torch.Tensor:
         # Keys after the query are masked; there the bias must not lift them up again.
-        distance = self.distance(position_ids).clamp(max=0.0)
-        return mask + self.slopes * with_itself(distance, mask)  # type: ignore[operator]
+        return distance.clamp(max=0.0)
 
 
 def slopes(heads: int) -> list[float]:
@@ -74,8 +87,15 @@ def slopes(heads: int) -> list[float]:
     return first + [2.0 ** (-4 * (i + 1) / power) for i in range(0, 2 * (heads - power), 2)]
 
 
-def with_itself(history: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """In a decode step the mask has one place more than the history: the query's own, at distance 0."""
-    if mask.shape[-1] == history.shape[-1]:
-        return history
-    return torch.cat([history, torch.zeros_like(history[..., :1])], dim=-1)
+def visible(
+    distance: Distance, of: Callable[[torch.Tensor], torch.Tensor], position_ids: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    """`of` the distances to all keys that `mask` [1, 1, T, visible] knows. Without a history these are the first
+    `visible` positions; with one, `length` positions of the cache, then the T new ones themselves."""
+    cached = of(distance(position_ids))
+    count, keys = mask.shape[2], mask.shape[3]
+    if keys <= distance.length:
+        return cached[..., :keys]
+    # A decode step lies at distance 0 from itself, where neither window nor ALiBi does anything.
+    own = torch.zeros_like(cached[..., :1]) if count == 1 else of(distance.within(count))
+    return torch.cat([cached, own], dim=-1)

@@ -10,7 +10,7 @@ from contract import graphs
 from contract.errors import UserError
 from contract.graphs import GraphSpec, TensorSpec
 from runtime.half import STORAGE, Array
-from runtime.nets import contract
+from runtime.nets import PREFILL, contract
 
 _IDS = contract(graphs.EMBEDDING).inputs[0].name
 _POSITIONS, _MASK = (t.name for t in contract(graphs.BLOCK).inputs[1:])
@@ -24,7 +24,7 @@ def inputs(spec: GraphSpec, given: Mapping[str, Array], vocab: int | None, posit
     `vocab` and `positions` bound token and position ids (None: not known).
     """
     wanted = {t.name: t for t in spec.inputs}
-    spare = {_MASK} if spec.kind == graphs.BLOCK else set()  # built into dynamic blocks
+    spare = {_MASK} if spec.kind in PREFILL else set()  # built into dynamic blocks
     for name in [*(n for n in given if n not in wanted and n not in spare), *(n for n in wanted if n not in given)]:
         what = "is missing" if name in wanted else "is not an input"
         raise UserError(f"tensor {name!r} {what}", spec.name, f"give {', '.join(wanted)}")

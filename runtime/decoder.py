@@ -45,11 +45,13 @@ class Decoder:
         names = [t.name for t in contract(graphs.BLOCK_CACHE).inputs]
         self._position, self._history = tensors[names[1]], names[3:]
         self._masked = to_storage(np.full(1, MASKED), tensors[names[2]].dtype)[0]
-        prompt = self._sizes.prefill_length
+        prompt, whole = self._sizes.prefill_length, self._sizes.seq_length
         self._hidden_bytes = bytes_of(tensors[names[0]])
         self._ids_mem = device.allocate(bytes_of(self._specs[graphs.EMBEDDING].inputs[0]))
         self._position_mem = device.allocate(bytes_of(self._position) * prompt)
-        self._mask_mem = device.allocate(max(prompt**2, self._sizes.seq_length + 1) * self._masked.itemsize)
+        # A chunk over a history also writes the k and v of its padding, which may lie beyond the last position.
+        self._cached = whole + prompt if self._sizes.history else whole
+        self._mask_mem = device.allocate(max(prompt * self._cached, whole + 1) * self._masked.itemsize)
         self._hidden_mems = [device.allocate(self._hidden_bytes * prompt) for _ in range(2)]
         self._head_mem = device.allocate(bytes_of(self._specs[graphs.LM_HEAD].outputs[0]))
         self._conversations: dict[int, Conversation] = {}
@@ -61,7 +63,8 @@ class Decoder:
         conversation = Conversation([])
         for layer in range(self._sizes.layers):
             tensors = {t.name: t for t in self._specs[graphs.block_cache_name(layer)].inputs}
-            k, v = (allocate(bytes_of(tensors[name])) for name in self._history)
+            size = {name: bytes_of(tensors[name]) // self._sizes.seq_length for name in self._history}
+            k, v = (allocate(size[name] * self._cached) for name in self._history)
             conversation.cache.append((k, v))
         for mem in itertools.chain(*conversation.cache):
             # Masked positions weigh 0, and 0 times the NaN that stale memory may hold is NaN.
@@ -74,20 +77,37 @@ class Decoder:
             self._device.free(mem)
 
     def prefill(self, number: int, ids: Sequence[int], row: int = 0) -> Result:
-        """Starts conversation `number` over with the prompt `ids` (1 to prefill_length of them). `row`: what stands
-        for position 0 (contract.manifest.Rope)."""
-        conversation, n = self._conversations[number], len(ids)
-        conversation.length = 0
-        rows = self._rows(n)
-        mask = np.full((rows, rows), self._masked)
-        mask[:n, :n] = np.triu(mask[:n, :n], 1)
+        """Starts conversation `number` over with the prompt `ids` (1 to prompt_length of them). `row`: what stands for
+        position 0 (contract.manifest.Rope)."""
+        return self.extend(number, 0, ids, row)
+
+    def extend(self, number: int, past: int, ids: Sequence[int], row: int = 0) -> Result:
+        """Keeps the first `past` positions of conversation `number` and takes `ids` in behind them, in chunks of
+        prefill_length."""
+        conversation, most = self._conversations[number], self._sizes.prefill_length
+        conversation.length = past
+        for start in range(0, len(ids), most):
+            chunk = ids[start : start + most]
+            hidden = self._chunk(conversation, chunk, row)
+            conversation.length += len(chunk)
+        last = hidden.part((len(chunk) - 1) * self._hidden_bytes, self._hidden_bytes)
+        return (*self._head(last), conversation.length)
+
+    def _chunk(self, conversation: Conversation, ids: Sequence[int], row: int) -> DeviceMem:
+        """At most prefill_length further positions. Their hidden states."""
+        past, n = conversation.length, len(ids)
+        kind = graphs.BLOCK_KV if past else graphs.BLOCK
+        dynamic = self._device.nets[graphs.layer_name(kind, 0)].dynamic
+        rows = n if dynamic else self._sizes.prefill_length
+        cached = past if dynamic or not past else self._sizes.seq_length  # places of the mask before the chunk's own
+        mask = np.full((rows, cached + rows), self._masked)
+        mask[:n, :past] = 0
+        mask[:n, cached : cached + n] = np.triu(mask[:n, cached : cached + n], 1)
         positions = np.zeros((*self._position.shape[:-1], rows), np.int32)
-        positions[..., :n] = np.arange(row, row + n)
+        positions[..., :n] = np.arange(row + past, row + past + n)
         padded = np.zeros(self._sizes.prefill_length, np.int32)
         padded[:n] = ids
-        hidden = self._through(conversation, graphs.EMBEDDING, graphs.BLOCK, n, padded, positions, mask)
-        conversation.length = n
-        return (*self._head(hidden.part((n - 1) * self._hidden_bytes, self._hidden_bytes)), n)
+        return self._through(conversation, graphs.EMBEDDING, kind, n, padded, positions, mask)
 
     def decode(self, number: int, token: int, row: int = 0) -> Result:
         """Appends `token` to conversation `number`, which must not be full."""
@@ -116,22 +136,17 @@ class Decoder:
             self._device.write(mem, values)
         hidden, spare = self._hidden_mems
         self._launch(embedding, embedding, [self._ids_mem], [hidden], length)
-        name = graphs.block_name if kind == graphs.BLOCK else graphs.block_cache_name
         for layer, cache in enumerate(conversation.cache):
-            inputs = [hidden, self._position_mem, self._mask_mem, *(cache if kind == graphs.BLOCK_CACHE else ())]
+            inputs = [hidden, self._position_mem, self._mask_mem, *(() if kind == graphs.BLOCK else cache)]
             new = [self._from(conversation.length, mem) for mem in cache]
-            self._launch(name(layer), kind, inputs, [spare, *new], length)
+            self._launch(graphs.layer_name(kind, layer), kind, inputs, [spare, *new], length, conversation.length)
             hidden, spare = spare, hidden
         return hidden
 
     def _from(self, position: int, mem: DeviceMem) -> DeviceMem:
         """The part of a K or V buffer from `position` on."""
-        offset = mem.size // self._sizes.seq_length * position
+        offset = mem.size // self._cached * position
         return mem.part(offset, mem.size - offset)
-
-    def _rows(self, n: int) -> int:
-        """How many positions the prefill blocks compute for `n` tokens."""
-        return n if self._device.nets[graphs.block_name(0)].dynamic else self._sizes.prefill_length
 
     def _head(self, hidden: DeviceMem) -> tuple[int, Array | None]:
         self._launch(graphs.LM_HEAD, graphs.LM_HEAD, [hidden], [self._head_mem], None)
@@ -140,11 +155,17 @@ class Decoder:
         return (int(values[0]), None) if out.dtype == graphs.INT32 else (int(values.argmax()), values)
 
     def _launch(
-        self, net: str, kind: str, inputs: Sequence[DeviceMem], outputs: Sequence[DeviceMem], length: int | None
+        self,
+        net: str,
+        kind: str,
+        inputs: Sequence[DeviceMem],
+        outputs: Sequence[DeviceMem],
+        length: int | None,
+        past: int = 0,
     ) -> None:
         """Buffers in the contract's order."""
         top1 = self._specs[net].outputs[0].dtype == graphs.INT32
         known = contract(kind, top1)
         ins = {t.name: mem for t, mem in zip(known.inputs, inputs, strict=True)}
         outs = {t.name: mem for t, mem in zip(known.outputs, outputs, strict=True)}
-        self._device.launch(net, ins, outs, length)
+        self._device.launch(net, ins, outs, length, past)

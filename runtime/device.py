@@ -114,15 +114,20 @@ class Device:
         return values
 
     def launch(
-        self, name: str, inputs: Mapping[str, DeviceMem], outputs: Mapping[str, DeviceMem], length: int | None = None
+        self,
+        name: str,
+        inputs: Mapping[str, DeviceMem],
+        outputs: Mapping[str, DeviceMem],
+        length: int | None = None,
+        past: int = 0,
     ) -> list[tuple[int, ...]]:
         """Runs net `name` and waits. Buffers by tensor name; those the net lacks (a baked-in mask) are left out.
 
-        `length`: positions in use; a dynamic net computes only these, a static one always all. The outputs' shapes
-        as they came out, which in a dynamic net may be smaller than the built ones.
+        `length`: positions in use, behind `past` in the cache; a dynamic net computes only these, a static one always
+        all. The outputs' shapes as they came out, which in a dynamic net may be smaller than the built ones.
         """
         net = self.nets[name]
-        shapes = at_length(net.spec, length) if net.dynamic and length else {}
+        shapes = at_length(net.spec, length, past) if net.dynamic and length else {}
         ins, outs = _array(net.spec.inputs, inputs, shapes), _array(net.spec.outputs, outputs, {})
         arguments = (name.encode(), ins, len(ins), outs, len(outs), True, False)
         if not self._lib.bmrt_launch_tensor_ex(self._runtime, *arguments):

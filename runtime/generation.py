@@ -13,7 +13,8 @@ STOP, LENGTH = "stop", "length"
 
 
 class Generation:
-    """Iterate over it once to get the answer's token ids as they come; it may be left early.
+    """Iterate over it once to get the answer's token ids as they come; it may be left early. What the session holds
+    of the prompt is not computed again, where the bmodel can go on from there.
 
     `tokens`: so far, without the end token. `finish_reason`: STOP at one of `ends`, LENGTH at `max_new_tokens` or
     when the session is full, None before. `seconds_to_first`: of prefill and first choice. `tokens_per_second`: of
@@ -38,7 +39,7 @@ class Generation:
 
     def __iter__(self) -> Iterator[int]:
         began = time.perf_counter()
-        token = self._choose(self._session.prefill(self._prompt))
+        token = self._choose(self._session.resume(self._prompt))
         self.seconds_to_first = time.perf_counter() - began
         while token not in self._ends:
             self.tokens.append(token)

@@ -19,10 +19,15 @@ _BUILDERS: dict[str, Callable[[Geometry], GraphSpec]] = {
     graphs.EMBEDDING_CACHE: graphs.embedding_cache,
     graphs.BLOCK: lambda g: graphs.block(g, 0),
     graphs.BLOCK_CACHE: lambda g: graphs.block_cache(g, 0),
+    graphs.BLOCK_KV: lambda g: graphs.block_kv(g, 0),
     graphs.LM_HEAD: lambda g: graphs.lm_head(g, top1=g.vocab == 1),
     graphs.GREEDY_HEAD: graphs.greedy_head,
     graphs.SAMPLE_HEAD: graphs.sample_head,
 }
+
+
+# Nets over several positions at once.
+PREFILL = (graphs.BLOCK, graphs.BLOCK_KV)
 
 
 @dataclass(frozen=True)
@@ -35,27 +40,35 @@ class Net:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Positions that a prompt (`prefill_length`) and the whole conversation (`seq_length`) may take."""
+    """Positions that a prefill net (`prefill_length`) and the whole conversation (`seq_length`) may take. `history`:
+    prefill may go on over an earlier KV cache, so that a prompt may be as long as the conversation."""
 
     layers: int
     prefill_length: int
     seq_length: int
+    history: bool = False
+
+    @property
+    def prompt_length(self) -> int:
+        """The longest prompt."""
+        return self.seq_length if self.history else self.prefill_length
 
 
-def contract(kind: str, top1: bool = False, length: int = 1) -> GraphSpec:
-    """The contract's net of `kind`, sizes 1 but for the sequence `length`: for its names and their order."""
-    return _BUILDERS[kind](Geometry(1, 1, 1, 1, 1, 1 if top1 else 2, length))
+def contract(kind: str, top1: bool = False, past: int = 1, length: int = 1) -> GraphSpec:
+    """The contract's net of `kind`, sizes 1 but for a cache of `past` positions and a prefill of `length`: for its
+    names and their order."""
+    return _BUILDERS[kind](Geometry(1, 1, 1, 1, 1, 1 if top1 else 2, past, input_length=length))
 
 
 def describe(name: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> GraphSpec:
     """The GraphSpec of net `name` with the tensors as the file has them. Unknown nets keep their name as kind."""
-    layered = re.fullmatch(f"({graphs.BLOCK_CACHE}|{graphs.BLOCK})_(\\d+)", name)
+    layered = re.fullmatch(f"({'|'.join(graphs.LAYER_KINDS)})_(\\d+)", name)
     kind, layer = (layered[1], int(layered[2])) if layered else (name, None)
     if kind in _BUILDERS:
         known = contract(kind, top1=outputs[0].dtype == graphs.INT32)
         wanted = [t.name for t in known.inputs]
-        if kind == graphs.BLOCK and len(inputs) == 2:  # the mask is baked into llm_convert's dynamic blocks
-            wanted = wanted[:2]
+        if kind in PREFILL and len(inputs) == len(wanted) - 1:  # the mask is baked into llm_convert's dynamic blocks
+            del wanted[2]
         inputs, outputs = _rename(inputs, wanted), _rename(outputs, [t.name for t in known.outputs])
     return GraphSpec(name, kind, layer, tuple(inputs), tuple(outputs))
 
@@ -72,15 +85,18 @@ def _names(spec: GraphSpec) -> set[str]:
     return {t.name for t in (*known.inputs, *known.outputs)}
 
 
-def at_length(spec: GraphSpec, length: int) -> dict[str, tuple[int, ...]]:
-    """Input shapes of a net over `length` positions instead of the built number."""
-    one, two = contract(spec.kind, length=1), contract(spec.kind, length=2)
+def at_length(spec: GraphSpec, length: int, past: int = 0) -> dict[str, tuple[int, ...]]:
+    """Input shapes of a net over `length` positions, behind `past` in the cache, instead of the built numbers."""
+    one, cached, new = (contract(spec.kind, past=p, length=n).inputs for p, n in ((1, 1), (2, 1), (1, 2)))
     grows = {
-        a.name: [m != n for m, n in zip(a.shape, b.shape, strict=True)]
-        for a, b in zip(one.inputs, two.inputs, strict=True)
+        a.name: [(c - n, t - n) for n, c, t in zip(a.shape, b.shape, d.shape, strict=True)]
+        for a, b, d in zip(one, cached, new, strict=True)
     }
     return {
-        t.name: tuple(length if grow else n for n, grow in zip(t.shape, grows[t.name], strict=True))
+        t.name: tuple(
+            by_past * past + by_length * length if by_past or by_length else n
+            for n, (by_past, by_length) in zip(t.shape, grows[t.name], strict=True)
+        )
         for t in spec.inputs
     }
 
@@ -89,7 +105,9 @@ def sizes(nets: Mapping[str, GraphSpec]) -> Sizes:
     """UserError where these nets are no decoder that can talk."""
     layers = sum(spec.kind == graphs.BLOCK for spec in nets.values())
     pairs = [name(i) for i in range(max(layers, 1)) for name in (graphs.block_name, graphs.block_cache_name)]
-    needed = [graphs.EMBEDDING, graphs.EMBEDDING_CACHE, *pairs, graphs.LM_HEAD]
+    history = any(spec.kind == graphs.BLOCK_KV for spec in nets.values())
+    later = [graphs.block_kv_name(i) for i in range(layers) if history]
+    needed = [graphs.EMBEDDING, graphs.EMBEDDING_CACHE, *pairs, *later, graphs.LM_HEAD]
     if missing := [name for name in needed if name not in nets]:
         raise UserError(f"this bmodel cannot talk: it has no net {missing[0]}", remedy="name a decoder's bmodel")
     for name in needed:
@@ -99,7 +117,7 @@ def sizes(nets: Mapping[str, GraphSpec]) -> Sizes:
     hidden = [nets[n].outputs[0] for n in needed[:-1]] + [nets[n].inputs[0] for n in needed[2:]]
     if len(types := sorted({t.dtype for t in hidden})) > 1:  # llm_convert -q bf16 does this to a float16 checkpoint
         raise UserError(f"its nets disagree on the type of hidden states ({', '.join(types)})", remedy="build it again")
-    prompt, history = nets[graphs.EMBEDDING].inputs[0].shape, nets[graphs.block_cache_name(0)].inputs[3].shape
+    prompt, cache = nets[graphs.EMBEDDING].inputs[0].shape, nets[graphs.block_cache_name(0)].inputs[3].shape
     if prompt[0] != 1:
         raise UserError(f"built for {prompt[0]} conversations at once", remedy="build it with batch 1")
-    return Sizes(layers, prompt[1], history[1])
+    return Sizes(layers, prompt[1], cache[1], history)

@@ -30,11 +30,13 @@ class Step:
 
 
 class Session:
-    """`prefill_length`, `seq_length`: positions that a prompt and the whole conversation may take."""
+    """`prompt_length`, `seq_length`: positions that a prompt and the whole conversation may take. `prefill_length`: of
+    them those computed at once. `history`: whether prefill can go on from what is cached."""
 
     def __init__(self, engine: Engine) -> None:
         found = sizes(engine.nets)
         self.prefill_length, self.seq_length = found.prefill_length, found.seq_length
+        self.prompt_length, self.history = found.prompt_length, found.history
         self._engine = engine
         self._length: int | None = None
         self._row, self._ids = 0, list[int]()  # see contract.manifest.Rope; all tokens taken in
@@ -53,13 +55,28 @@ class Session:
 
     def prefill(self, ids: Sequence[int]) -> Step:
         """Starts over with the prompt `ids`. UserError for an empty or too long one and for ids out of range."""
-        where = self._engine.bmodel.name
-        checked = checks.token_ids(ids, self._engine.vocab, where)
-        if len(checked) > self.prefill_length:
-            limit = f"it takes {self.prefill_length}"
-            remedy = "shorten it or build with a larger sequence length"
-            raise UserError(f"the prompt has {len(checked)} tokens; {limit}", where, remedy)
-        return self._prefill(checked)
+        return self._prefill(self._prompt(ids))
+
+    def resume(self, ids: Sequence[int]) -> Step:
+        """The same, but what the conversation so far has in common with `ids` is not computed again, where the bmodel
+        has a history."""
+        checked = self._prompt(ids)
+        row = self._engine.rope.row(len(checked), self.seq_length)
+        held = self._ids if self._length is not None and self.history and row == self._row else []
+        common = next((i for i, (a, b) in enumerate(zip(held, checked, strict=False)) if a != b), len(held))
+        past = min(common, len(checked) - 1)  # the last one gives the logits
+        if not past:
+            return self._prefill(checked)
+        self._ids = []
+        step = self._step("extend", past, checked[past:])
+        self._ids = checked
+        return step
+
+    def extend(self, ids: Sequence[int]) -> Step:
+        """Takes `ids` in at once, behind all tokens so far. UserError as in prefill."""
+        if self._length is None:
+            raise ValueError("prefill before extend")
+        return self.resume([*self._ids, *checks.token_ids(ids, self._engine.vocab, self._engine.bmodel.name)])
 
     def decode(self, token: int) -> Step:
         """Takes `token` in. UserError for an id out of range and where the session is full."""
@@ -71,7 +88,7 @@ class Session:
         checked = checks.token_ids([token], self._engine.vocab, where)
         length = self._length + 1
         grown = self._engine.rope.row(length, self.seq_length)
-        if self._engine.rope.restarts and grown != self._row and length <= self.prefill_length:
+        if self._engine.rope.restarts and grown != self._row and length <= self.prompt_length:
             return self._prefill([*self._ids, *checked])
         step = self._step("decode", checked[0])
         self._ids += checked
@@ -83,14 +100,25 @@ class Session:
         if number is not None and self._engine.alive:
             self._engine.call("decoder", "close", number)
 
+    def _prompt(self, ids: Sequence[int]) -> list[int]:
+        where = self._engine.bmodel.name
+        checked = checks.token_ids(ids, self._engine.vocab, where)
+        if len(checked) > self.prompt_length:
+            longer = "a larger sequence length"
+            if self.prompt_length < self.seq_length:
+                longer = "a larger input length, or with HISTORY=1"
+            limit, remedy = f"it takes {self.prompt_length}", f"shorten it or build with {longer}"
+            raise UserError(f"the prompt has {len(checked)} tokens; {limit}", where, remedy)
+        return checked
+
     def _prefill(self, ids: list[int]) -> Step:
         self._row, self._ids = self._engine.rope.row(len(ids), self.seq_length), []
         step = self._step("prefill", ids)
         self._ids = list(ids)
         return step
 
-    def _step(self, call: str, argument: int | list[int]) -> Step:
+    def _step(self, call: str, *arguments: int | list[int]) -> Step:
         self._length = None  # stays so if the call is interrupted: the worker's cache then holds what we do not know
-        step = Step(*self._engine.call("decoder", call, self._number, argument, self._row))
+        step = Step(*self._engine.call("decoder", call, self._number, *arguments, self._row))
         self._length = step.length
         return step

@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,52 +19,63 @@ import numpy as np
 from contract import graphs
 from contract.errors import UserError
 from contract.graphs import GraphSpec
-from contract.ladder import CHIP, MIN_AGREEMENT, MIN_COSINE, MIN_POSITIONS, TOKENS, Score, resolution
+from contract.ladder import CHIP, MIN_AGREEMENT, MIN_COSINE, MIN_POSITIONS, TOKENS, Score, resolution, weakest
 from runtime import simulator
 from runtime.engine import Engine
 from runtime.half import Array
-from runtime.nets import contract
+from runtime.nets import PREFILL, contract
 
 Progress = Callable[[str], None]
 Tensors = dict[str, Array]
 
 # Nets whose outputs have one row per position; only the valid ones mean anything.
-_PADDED = (graphs.EMBEDDING, graphs.BLOCK)
+_PADDED = (graphs.EMBEDDING, *PREFILL)
 
 
-def climb(bmodel: Path, chip: str, reference_dir: Path, mode: str, on_progress: Progress) -> list[Score]:
-    """Both rungs. On a simulator side by side, each on a core of its own; on a board one after the other."""
+def climb(bmodel: Path, chip: str, reference_dir: Path, modes: Mapping[str, str], on_progress: Progress) -> list[Score]:
+    """Both rungs. On a simulator side by side, each on a core of its own; on a board one after the other.
+
+    `modes`: for nets that hold weights the mode by which each is judged; all else is judged by the weakest of them.
+    """
+    mode = weakest(modes.values())
+    rungs: tuple[Callable[..., list[Score]], ...] = (partial(chip_scores, modes=modes), token_scores)
     cores: list[int | None] = list(os.sched_getaffinity(0))
     if not simulator.find(chip).simulated or len(cores) < 2:
         with Engine(bmodel, chip) as engine:
-            return [s for rung in (chip_scores, token_scores) for s in rung(engine, reference_dir, mode, on_progress)]
+            return [score for rung in rungs for score in rung(engine, reference_dir, mode, on_progress)]
 
     def alone(rung: Callable[..., list[Score]], core: int | None) -> list[Score]:
         with Engine(bmodel, chip, core=core) as engine:
             return rung(engine, reference_dir, mode, on_progress)
 
     with ThreadPoolExecutor(2) as pool:
-        rungs = [pool.submit(alone, rung, core) for rung, core in zip((chip_scores, token_scores), cores, strict=False)]
-        return [score for rung in rungs for score in rung.result()]
+        climbing = [pool.submit(alone, rung, core) for rung, core in zip(rungs, cores, strict=False)]
+        return [score for rung in climbing for score in rung.result()]
 
 
 def chip_scores(
-    engine: Engine, reference_dir: Path, mode: str, on_progress: Progress = lambda net: None
+    engine: Engine,
+    reference_dir: Path,
+    mode: str,
+    on_progress: Progress = lambda net: None,
+    modes: Mapping[str, str] | None = None,
 ) -> list[Score]:
     """One Score per net of the bmodel, in its order: the worst over outputs and steps.
 
     Metric cosine; agreement (share of equal ids) for heads that end in a token id. A net without a reference fails.
+    Ids are judged by `mode`, cosines by the net's own of `modes`, where it has one.
     UserError for a reference that does not fit the bmodel.
     """
     scores = []
     for net, spec in engine.nets.items():
         on_progress(net)
+        own = (modes or {}).get(net, mode)
         path = reference_dir / f"{net}.npz"
         if not path.is_file():
-            scores.append(Score(CHIP, net, spec.layer, "cosine", float("nan"), MIN_COSINE[mode], "no reference"))
+            scores.append(Score(CHIP, net, spec.layer, "cosine", float("nan"), MIN_COSINE[own], "no reference"))
             continue
         with np.load(path, allow_pickle=False) as arrays:
-            scores.append(_net_score(engine, spec, dict(arrays), mode, str(path)))
+            scores.append(_net_score(engine, spec, dict(arrays), mode, own, str(path)))
     return scores
 
 
@@ -78,8 +90,11 @@ def token_scores(
     on_progress("tokens")
     reference = _tokens(reference_dir / "tokens.json")
     expected, gaps = reference["expected"], reference["gap"]
+    prompt = reference["prompt"]
     with engine.session() as session:
-        chosen = [session.prefill(reference["prompt"]).token]
+        if session.history and len(prompt) > 1:
+            session.prefill(prompt[: len(prompt) // 2])  # so that what follows goes through the nets with a history
+        chosen = [session.resume(prompt).token]
         for token in reference["forced"]:
             if session.full:
                 break
@@ -111,7 +126,7 @@ def _tokens(path: Path) -> dict[str, Any]:
     return data
 
 
-def _net_score(engine: Engine, spec: GraphSpec, arrays: Tensors, mode: str, where: str) -> Score:
+def _net_score(engine: Engine, spec: GraphSpec, arrays: Tensors, mode: str, own: str, where: str) -> Score:
     comparisons = []
     for step, given, wanted, valid in _steps(arrays, where):
         got = engine.run(spec.name, given)
@@ -122,7 +137,7 @@ def _net_score(engine: Engine, spec: GraphSpec, arrays: Tensors, mode: str, wher
             (value, f"{name}, step {step}" if step else name) for name, value in _compare(spec, got, wanted, rows)
         ]
     ids_only = all(t.dtype == graphs.INT32 for t in spec.outputs)
-    metric, bar = ("agreement", MIN_AGREEMENT[mode]) if ids_only else ("cosine", MIN_COSINE[mode])
+    metric, bar = ("agreement", MIN_AGREEMENT[mode]) if ids_only else ("cosine", MIN_COSINE[own])
     if ids_only:
         equal = float(np.mean([value for value, _ in comparisons]))
         return Score(CHIP, spec.name, spec.layer, metric, equal, bar, f"{len(comparisons)} token ids")

@@ -39,14 +39,28 @@ def test_a_block_may_lack_the_mask() -> None:
 
 def test_unknown_nets_keep_their_names() -> None:
     tensors = [TensorSpec("x", (1,), "float32")]
-    assert describe("block_kv_0", tensors, tensors) == GraphSpec(
-        "block_kv_0", "block_kv_0", None, tuple(tensors), tuple(tensors)
+    assert describe("block_x_0", tensors, tensors) == GraphSpec(
+        "block_x_0", "block_x_0", None, tuple(tensors), tuple(tensors)
     )
 
 
 def test_lengths_replace_the_sequence_and_nothing_else() -> None:
     shapes = at_length(graphs.block(replace(GEOMETRY, hidden=16), 0), 5)  # hidden size equal to the built length
     assert shapes == {"input_states": (1, 5, 16), "position_ids": (1, 5), "attention_mask": (1, 1, 5, 5)}
+    geometry = replace(GEOMETRY, input_length=8)
+    assert at_length(graphs.block_kv(geometry, 0), 5, past=11) == {
+        **{"input_states": (1, 5, 32), "position_ids": (1, 5), "attention_mask": (1, 1, 5, 16)},
+        **dict.fromkeys(("history_k", "history_v"), (1, 11, 2, 8)),
+    }
+
+
+def test_a_history_makes_prompts_as_long_as_the_sequence() -> None:
+    geometry = replace(GEOMETRY, input_length=4)
+    short, chunked = (
+        sizes({net.name: net for net in graphs.decoder_graphs(geometry, True, history)}) for history in (False, True)
+    )
+    assert (short.prefill_length, short.prompt_length) == (4, 4)
+    assert (chunked.prefill_length, chunked.prompt_length) == (4, 16)
 
 
 def test_nets_that_cannot_talk_are_refused_by_name() -> None:
