@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 RECIPES := $(basename $(notdir $(wildcard recipes/*.yaml)))
-TARGETS := help setup demo doctor test test-fast test-zoo lint clean
+TARGETS := help setup demo doctor test test-fast test-zoo test-options lint clean
 OPTIONS := $(shell $(PYTHON) scripts/front.py variables)
 VARIABLES := $(OPTIONS) PYTHON
 
@@ -33,6 +33,7 @@ help:
 	@echo '  doctor      what is here, what is missing, and what mends it'
 	@echo '  test        lint and all tests        test-fast   those without the compiler'
 	@echo '  test-zoo    every architecture in every mode, and a table of it'
+	@echo '  test-options   every option, and a table of it'
 	@echo '  lint        ruff and mypy             clean       remove caches; builds in out/ stay'
 
 setup:
@@ -66,6 +67,10 @@ test-fast:
 test-zoo: setup
 	@$(SETUP) --dev
 	.venv/bin/pytest tests/end_to_end/test_zoo.py
+
+test-options: setup
+	@$(SETUP) --dev
+	.venv/bin/pytest tests/options
 
 clean:
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache

@@ -9,14 +9,15 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from compile import deploy, estimate, plan, toolchain
+from compile import deploy, estimate, plan, quantization, toolchain, vendor
 from compile import script as scripts
 from contract.errors import UserError
 from contract.options import OPTIONS
+from exporters import adapter, quantized
 from exporters import spec as specs
 from exporters.architecture import find
 from recipes.recipe import Recipe, load, origin
@@ -53,7 +54,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A build that nothing is known to stand against."""
+    """A build that nothing is known to stand against. `grid`: bits of the levels that the checkpoint's layers keep."""
 
     request: Request
     recipe: Recipe
@@ -62,19 +63,22 @@ class Prepared:
     options: plan.Options
     plan: plan.Plan
     toolchain: toolchain.Toolchain
+    grid: int = 0
 
 
 def prepare(request: Request, say: Say) -> Prepared:
     """Check everything, fetch the checkpoint if it is not here, plan. UserError for whatever is wrong."""
-    from exporters import sources, trust
+    from exporters import grids, sources, trust
     from exporters.checkpoint import Checkpoint
 
     recipe = load(request.recipe)
-    options, trusted, out = plan.settle(recipe, request.chosen), request["trust_remote_code"], Path(request["out"])
+    options, trusted, out = _settled(recipe, request), request["trust_remote_code"], Path(request["out"])
     foretold = None if request["model"] else _foretold(recipe, origin(request.recipe))
     if foretold:  # refuse before anything is fetched what the published config refuses
         made = plan.make_plan(recipe, foretold, UNKNOWN, out, options, trusted)
     tools = _toolchain(request, made.folder if foretold else out)
+    if options.route == vendor.ROUTE:
+        vendor.require(tools.runner)
     model_dir = sources.standing(recipe, request["model"], sources.cache_folder())
     if request.plan_only and not model_dir:
         if not foretold:
@@ -88,12 +92,45 @@ def prepare(request: Request, say: Say) -> Prepared:
             estimate.check_disk(made.folder, made.disk)
         model_dir = sources.resolve(recipe, request["model"], sources.cache_folder(), say)
     spec = specs.read(model_dir)
-    made = plan.make_plan(recipe, spec, model_dir, out, options, trusted)
+    options, grid = _grid(model_dir, spec, options, request.chosen.get("group_size"))
+    made = plan.make_plan(recipe, spec, model_dir, out, options, trusted, grid)
     architecture = find(spec.model_type)
     if architecture.remote:
         trust.check_allowed(model_dir, specs.read_config(model_dir), trusted)
-    Checkpoint(model_dir).require(architecture.required_weights(spec))
-    return Prepared(request, recipe, model_dir, spec, options, made, tools)
+    checkpoint = Checkpoint(model_dir, Path(options.adapter) if options.adapter else None)
+    checkpoint.require(architecture.required_weights(spec))
+    if grid:
+        grids.check(checkpoint)
+    return Prepared(request, recipe, model_dir, spec, options, made, tools, grid)
+
+
+def _settled(recipe: Recipe, request: Request) -> plan.Options:
+    """Values of the options, of which paths are absolute. UserError for an adapter that is not there."""
+    options = plan.settle(recipe, request.chosen)
+    if options.adapter is None:
+        return options
+    folder = Path(options.adapter).expanduser().absolute()
+    adapter.file(folder)
+    return replace(options, adapter=str(folder))
+
+
+def _grid(
+    model_dir: Path, spec: specs.DecoderSpec, options: plan.Options, chosen: int | None
+) -> tuple[plan.Options, int]:
+    """What a quantised checkpoint does to the options, and `grid` (compile.plan). UserError for one that cannot be."""
+    scheme = quantized.read(specs.read_config(model_dir), str(model_dir / "config.json"))
+    if scheme and find(spec.model_type).remote:
+        what = "a quantised checkpoint with modeling code of its own is not read"
+        raise UserError(what, str(model_dir), quantized.FLOATS)
+    settled, grid = (
+        quantization.keep_grid(spec, options, scheme.bits, scheme.group_size, chosen) if scheme else (options, 0)
+    )
+    if options.route == vendor.ROUTE:
+        vendor.check_checkpoint(spec, options, scheme)
+    if grid and options.adapter:
+        what = "an adapter takes the weights of a quantised checkpoint off their grid"
+        raise UserError(what, "--adapter", "use MODE=int8 or bf16, or the checkpoint in float16 or bfloat16")
+    return settled, grid
 
 
 def _foretold(recipe: Recipe, where: str) -> specs.DecoderSpec | None:

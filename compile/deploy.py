@@ -17,19 +17,24 @@ from contract.modes import CHIPS
 # 0.97 s with 1. The result is the same, and the executor fills the cores with other nets.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 
+PREFILL = (graphs.EMBEDDING, graphs.BLOCK, graphs.BLOCK_KV)
 _SINGLE_CHIP = (graphs.GREEDY_HEAD, graphs.SAMPLE_HEAD)
 
 
 @dataclass(frozen=True)
 class Target:
-    """`group_size`: input channels per scale of a 4- or 8-bit weight. `devices`: chips that share a net's weights.
+    """`group_size`: input channels per scale of a 4- or 8-bit weight; `symmetric`: without a zero point beside it.
+    `devices`: chips that share a net's weights.
     `layer_norm`: the model's norms are LayerNorm, which --high_precision computes in float32, with the input of every
-    net that begins with one; others take the half type, as all nets between them must."""
+    net that begins with one; others take the half type, as all nets between them must. `dynamic`: prefill nets take
+    any number of positions up to the built one."""
 
     chip: str
     devices: int
     group_size: int
     layer_norm: bool = False
+    symmetric: bool = False
+    dynamic: bool = False
 
 
 def transform(name: str, onnx: str) -> tuple[str, ...]:
@@ -60,17 +65,17 @@ def deploy(net: graphs.GraphSpec, quantize: str, target: Target) -> tuple[str, .
         *("--mlir", f"{net.name}.mlir"),
         *("--model", f"{net.name}.bmodel"),
         *("--chip", target.chip),
-        *_quantization(net.kind, quantize, target.group_size),
+        *_quantization(net.kind, quantize, target),
         *_parallel(net.kind, target),
         *("--addr_mode", _addr_mode(net.kind)),
-        *(("--dynamic",) if net.kind == graphs.SAMPLE_HEAD else ()),
+        *(("--dynamic",) if net.kind == graphs.SAMPLE_HEAD or (target.dynamic and net.kind in PREFILL) else ()),
         *(() if target.layer_norm else ("--high_precision",)),
         "--disable_gdma_check",
     )
 
 
 def combine(bmodels: tuple[str, ...], out: str) -> tuple[str, ...]:
-    """One bmodel of many; equal weights (block_i's and block_cache_i's, the embeddings') are stored once."""
+    """One bmodel of many; equal weights (those of the nets of a layer, the embeddings') are stored once."""
     return ("model_tool", "--combine", *bmodels, "-o", out)
 
 
@@ -79,11 +84,11 @@ def combine_order(nets: tuple[graphs.GraphSpec, ...]) -> tuple[graphs.GraphSpec,
 
     Weights are shared in any order; in the order of execution the runtime part took 4 % more (a 2-layer model).
     """
-    followers = (graphs.EMBEDDING_CACHE, graphs.BLOCK)
+    followers = (graphs.EMBEDDING_CACHE, graphs.BLOCK, graphs.BLOCK_KV)
     return tuple(sorted(nets, key=lambda net: net.kind in followers))
 
 
-def _quantization(kind: str, quantize: str, group_size: int) -> tuple[str, ...]:
+def _quantization(kind: str, quantize: str, target: Target) -> tuple[str, ...]:
     """--quant_input and --quant_output strip the casts at a net's ends: tensors there are of the chip's half type.
 
     The group is always named: left to itself (64 or, told 0, 128 for 8 bits), the tool silently keeps 16 bits where
@@ -91,7 +96,7 @@ def _quantization(kind: str, quantize: str, group_size: int) -> tuple[str, ...]:
     """
     words = ["--quantize", quantize]
     if quantize.startswith(("W4", "W8")):
-        words += ["--q_group_size", str(group_size)]
+        words += ["--q_group_size", str(target.group_size), *(("--q_symmetric",) if target.symmetric else ())]
     if kind not in _SINGLE_CHIP:
         words.append("--quant_input")
     if kind not in (*_SINGLE_CHIP, graphs.LM_HEAD):  # lm_head's logits and token id are float32 and int32

@@ -59,19 +59,22 @@ def _stored(weights: int, quantize: str, group_size: int) -> int:
     return 2 * weights
 
 
-def disk(spec: DecoderSpec, mode: str, seq_length: int) -> int:
+def disk(spec: DecoderSpec, mode: str, seq_length: int, history: bool = False) -> int:
     """Bytes that a build folder may grow to: weights for the compiler, one bmodel a net, the whole, references."""
     layers, table = 4 * sum(spec.layer_parameters), group_bytes(spec, "embedding")
     weights = layers + 2 * table
     passing = 6 * table  # embedding, embedding_cache and lm_head in model_transform at once: two copies each
     bits = MODES[mode].bits * (1 if MODES[mode].bits == 16 else 1.25)  # a quarter more for scales
     blocks = int(layers * bits / 32)
-    # Each block, each block_cache and the whole; the tables in 16 bits, at most.
-    bmodels = 3 * blocks + 5 * table // 2 + (2 * spec.layers + 5) * _KERNEL
+    forms = 3 if history else 2  # block, block_cache, block_kv
+    # Each of them and the whole; the tables in 16 bits, at most.
+    bmodels = (forms + 1) * blocks + 5 * table // 2 + (forms * spec.layers + 5) * _KERNEL
     kv = spec.kv_heads * (spec.head_dim + spec.v_head_dim)
     prefill = seq_length * (2 * spec.hidden + seq_length + kv)
     decode = _KEPT_STEPS * seq_length * kv
-    references = 4 * spec.layers * (prefill + decode)
+    # A chunk over a history is kept with all of the cache, and is never longer than the sequence.
+    chunk = prefill + seq_length * (seq_length + kv) if history else 0
+    references = 4 * spec.layers * (prefill + decode + chunk)
     return weights + passing + bmodels + references
 
 

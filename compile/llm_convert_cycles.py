@@ -30,7 +30,8 @@ class Figure:
 
 def _blocks(sizes: Mapping[str, int], chip: str, devices: int, prefill: int, decode: int) -> tuple[Figure, Figure]:
     conditions = {**sizes, **_INT4, "chip": chip, "devices": devices}
-    return Figure(BLOCK, prefill, conditions), Figure(BLOCK_CACHE, decode, conditions)
+    whole = {**conditions, "input_length": 0}
+    return Figure(BLOCK, prefill, whole), Figure(BLOCK_CACHE, decode, conditions)
 
 
 FIGURES = (

@@ -5,19 +5,15 @@ Pure: it reads no file, starts nothing and prints nothing. compile.executor runs
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import gcd
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compile import deploy, estimate
+from compile import deploy, estimate, lengths, quantization, sizes, vendor
 from contract import graphs
-from contract.errors import UserError, one_of
 from contract.ladder import POSITIONS
-from contract.modes import DEVICES, MODES
 from contract.options import BUILD, folder_name
-from exporters.architecture import find
 
 if TYPE_CHECKING:
     from exporters.spec import DecoderSpec
@@ -25,9 +21,10 @@ if TYPE_CHECKING:
 
 EXPORTER, COMPILER = "exporter", "compiler"
 STORE = ".steps"
-TRACE, PARITY, COMBINE = "trace", "parity", "combine"
-WEIGHTS = "weights.npz"
-REBIND = Path(__file__).with_name("rebind.py")
+TRACE, PARITY, COMBINE, CONVERT = "trace", "parity", "combine", "convert"
+WEIGHTS, GRIDS = "weights.npz", "grids.npz"
+REBIND, REGRID = (Path(__file__).with_name(name) for name in ("rebind.py", "regrid.py"))
+NORMALISE = Path(__file__).with_name("normalise.py")
 
 
 @dataclass(frozen=True)
@@ -40,15 +37,28 @@ class Options:
     seq_length: int
     sample: bool
     group_size: int
+    symmetric: bool
+    head: str | None
+    adapter: str | None
+    route: str
+    input_length: int | None
+    history: bool
+    dynamic: bool
+
+    @property
+    def prefill_length(self) -> int:
+        """Positions of a prefill net; 0 for all of the sequence."""
+        return lengths.input_length(self.seq_length, self.input_length, self.history)
 
 
 def settle(recipe: Recipe, chosen: Mapping[str, Any]) -> Options:
     """The user's values (None: not said), else the recipe's, else what is usual. UserError for one that is none."""
-    values = {}
+    values: dict[str, Any] = {}
     for option in BUILD:
         said = [chosen.get(option.name), recipe.option(option.name), option.default]
-        values[option.name] = next(value for value in said if value is not None)
-        option.check(values[option.name], option.flag)
+        values[option.name] = next((value for value in said if value is not None), None)
+        if values[option.name] is not None:
+            option.check(values[option.name], option.flag)
     return Options(**values)
 
 
@@ -92,76 +102,67 @@ class Plan:
 
 
 def make_plan(
-    recipe: Recipe, spec: DecoderSpec, model_dir: Path, out: Path, options: Options, trust: bool = False
+    recipe: Recipe,
+    spec: DecoderSpec,
+    model_dir: Path,
+    out: Path,
+    options: Options,
+    trust: bool = False,
+    grid: int = 0,
 ) -> Plan:
     """The plan of one build in `out`. UserError for options that the chip, the compiler or the model refuse. `trust`:
-    the checkpoint's own code may run."""
-    _check_sizes(spec, options)
-    if any(recipe.quantize(kind, options.mode).startswith("W4") for kind in graphs.KINDS):
-        _check_group(spec, options)
-    geometry = spec.geometry(options.seq_length, MODES[options.mode].half)
-    nets = graphs.decoder_graphs(geometry, not options.sample)
+    the checkpoint's own code may run. `grid`: bits of the levels that the checkpoint's layers keep; 0: none."""
+    sizes.check(spec, options)
+    lengths.check(spec, options)
+    quantization.check(recipe, spec, options)
+    if options.route == vendor.ROUTE:
+        vendor.check(spec, options)
+    geometry = spec.geometry(options.seq_length, quantization.half(spec, options), options.prefill_length)
+    nets = graphs.decoder_graphs(geometry, not options.sample, options.history)
     folder = out.absolute() / folder_name(recipe.name, asdict(options), asdict(settle(recipe, {})))
-    build = _Build(recipe, spec, str(model_dir.absolute()), options, nets, trust)
+    build = _Build(recipe, spec, str(model_dir.absolute()), options, nets, trust, grid)
+    if options.route == vendor.ROUTE:
+        own = [net for net in nets if net.kind in vendor.NOT_TAKEN]
+        taken = [net for net in nets if net not in own]
+        making: tuple[Step, ...] = (build.convert(taken), *map(build.taken, taken), *map(build.net, own))
+    else:
+        largest_first = sorted(nets, key=lambda n: n.layer is not None)
+        making = (*build.templates(), *(build.net(net) for net in largest_first))
     steps = (
         build.trace(),
         *(build.bind(group) for group in build.groups()),
         build.parity(),
-        *build.templates(),
-        *(build.net(net) for net in sorted(nets, key=lambda n: n.layer is not None)),  # the largest nets first
+        *making,
         build.combine(f"{folder.name}.bmodel"),
     )
     store = folder.parent / STORE
-    return Plan(folder, steps, nets, estimate.disk(spec, options.mode, options.seq_length), store)
+    return Plan(folder, steps, nets, estimate.disk(spec, options.mode, options.seq_length, options.history), store)
 
 
-def _check_sizes(spec: DecoderSpec, options: Options) -> None:
-    if options.seq_length > spec.max_positions:
-        remedy = f"use 1 to {spec.max_positions}, the model's limit"
-        raise UserError(f"{options.seq_length} positions cannot be built", "--seq-length", remedy)
-    if options.devices > 1 and not find(spec.model_type).devices:
-        what = f"attention of {spec.model_type} models cannot be split over devices"
-        raise UserError(what, "--devices", "use 1")
-    if spec.heads % options.devices or spec.kv_heads % options.devices:
-        fits = [n for n in DEVICES if spec.heads % n == spec.kv_heads % n == 0]
-        heads = f"{spec.heads} heads and {spec.kv_heads} KV heads"
-        raise UserError(f"{heads} cannot be split over {options.devices} devices", "--devices", f"use {one_of(fits)}")
-
-
-def _check_group(spec: DecoderSpec, options: Options) -> None:
-    """A group must fill whole channels, on one device: else the compiler pads it, or leaves the net unsplit."""
-    widths = _widths(spec, options.devices)
-    fits = [g for g in (128, 64, 32) if all(width % g == 0 for width in widths.values())]
-    for what, width in widths.items():
-        if width % options.group_size:
-            per = f" per device ({width})" if options.devices > 1 and what != "hidden size" else f" ({width})"
-            remedy = f"use {one_of(fits)}" if fits else "use MODE=int8"
-            raise UserError(f"group size {options.group_size} does not divide the {what}{per}", "--group-size", remedy)
-
-
-def _widths(spec: DecoderSpec, devices: int) -> dict[str, int]:
-    """Input channels of a block's linear layers, on one device."""
-    return {name: width if name == "hidden size" else width // devices for name, width in spec.widths}
-
-
-def eight_bit_group(spec: DecoderSpec, devices: int, kind: str) -> int:
-    """The largest group of at most 128 channels that divides every width of a net.
-
-    128 takes 1.6 % fewer cycles than 64 in decode (0.5B sizes) and is finer than one scale a channel.
-    """
-    widths = [spec.hidden] if kind == graphs.LM_HEAD else _widths(spec, devices).values()
-    common = gcd(*widths)
-    return max(size for size in range(1, 129) if common % size == 0)
-
-
-def parity_command(model: str, seq_length: int, devices: int, prompt: str, trust: bool) -> tuple[str, ...]:
-    """The host's rungs of the ladder; it finds the bind steps' folders beside its own."""
-    sizes = ("--seq-length", str(seq_length), "--devices", str(devices), "--positions", str(POSITIONS))
+def parity_command(model: str, options: Mapping[str, Any], prompt: str, trust: bool) -> tuple[str, ...]:
+    """The host's rungs of the ladder; it finds the bind steps' folders beside its own. `options`: asdict(Options)."""
+    sizes = (*_sizes(options), "--positions", str(POSITIONS), *_adapter(options.get("adapter")))
+    sizes += _switch("norm-in-layer", options.get("route") == vendor.ROUTE)
     return _exporter("parity", model, "--graphs", "..", "--prompt", prompt, *sizes, *_trust(trust))
+
+
+def _sizes(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """What trace and parity must be told alike."""
+    length, devices = options["seq_length"], options["devices"]
+    prefill = lengths.flags(length, options.get("input_length"), options.get("history", False))
+    return ("--seq-length", str(length), "--devices", str(devices), *prefill)
+
+
+def _adapter(folder: str | None) -> tuple[str, ...]:
+    return ("--adapter", folder) if folder else ()
 
 
 def _trust(given: bool) -> tuple[str, ...]:
     return _switch("trust-remote-code", given)
+
+
+def _normalise(bmodel: str) -> tuple[str, ...]:
+    return ("python3", "-I", str(NORMALISE), bmodel)
 
 
 def _switch(name: str, on: bool) -> tuple[str, ...]:
@@ -182,33 +183,40 @@ class _Build:
     options: Options
     nets: tuple[graphs.GraphSpec, ...]
     trust: bool
+    grid: int
 
     def groups(self) -> tuple[str, ...]:
         return ("embedding", "head", *(f"layer_{i}" for i in range(self.spec.layers)))
 
+    def weights(self) -> tuple[str, ...]:
+        """The folders that the model's weights come from."""
+        return (self.model, self.options.adapter) if self.options.adapter else (self.model,)
+
     def trace(self) -> Step:
         o = self.options
-        sizes = ("--seq-length", str(o.seq_length), "--devices", str(o.devices))
-        command = _exporter("trace", self.model, *sizes, *_switch("sample", o.sample), *_trust(self.trust))
+        command = _exporter("trace", self.model, *_sizes(asdict(o)), *_switch("sample", o.sample), *_trust(self.trust))
         return Step(TRACE, (command,), (self.model,), ("bindings.json", "*"), EXPORTER, 2**30)
 
     def bind(self, group: str) -> Step:
-        command = _exporter("bind", self.model, "--skeletons", f"../{TRACE}", "--group", group)
-        outputs = (*(f"{n.name}.onnx" for n in self.nets if _group(n) == group), WEIGHTS)
+        grids = self.grid > 0 and group.startswith("layer_")
+        adapter = self.options.adapter
+        words = ("--skeletons", f"../{TRACE}", "--group", group, *_switch("grids", grids), *_adapter(adapter))
+        command = _exporter("bind", self.model, *words)
+        outputs = (*(f"{n.name}.onnx" for n in self.nets if _group(n) == group), WEIGHTS, *((GRIDS,) if grids else ()))
         memory = 2**28 + 3 * estimate.group_bytes(self.spec, group)
-        return Step(_bind_step(group), (command,), (self.model, f"{TRACE}/"), outputs, EXPORTER, memory)
+        return Step(_bind_step(group), (command,), (*self.weights(), f"{TRACE}/"), outputs, EXPORTER, memory)
 
     def parity(self) -> Step:
-        o = self.options
-        command = parity_command(self.model, o.seq_length, o.devices, self.recipe.prompt, self.trust)
-        inputs = (self.model, *(f"{_bind_step(group)}/" for group in self.groups()))
+        command = parity_command(self.model, asdict(self.options), self.recipe.prompt, self.trust)
+        inputs = (*self.weights(), *(f"{_bind_step(group)}/" for group in self.groups()))
         outputs = ("parity.json", "reference/tokens.json", *(f"reference/{n.name}.npz" for n in self.nets))
         return Step(PARITY, (command,), inputs, outputs, EXPORTER, estimate.parity_memory(self.spec))
 
     def templates(self) -> tuple[Step, ...]:
         """One model_transform for each distinct graph of a layer (compile.rebind)."""
         kinds = sorted(set(self.spec.layer_kinds))
-        return tuple(self._template(net, kind) for kind in kinds for net in (graphs.BLOCK, graphs.BLOCK_CACHE))
+        nets = tuple(dict.fromkeys(net.kind for net in self.nets if net.layer is not None))
+        return tuple(self._template(net, kind) for kind in kinds for net in nets)
 
     def _template(self, net: str, kind: int) -> Step:
         layer = self.spec.layer_kinds.index(kind)
@@ -234,18 +242,36 @@ class _Build:
             first = ("python3", "-I", str(REBIND), *share, *first)
             inputs = (f"{template}/", *inputs)
             memory = estimate.deploy_memory(self.spec, group)
-        quantize = self.recipe.quantize(net.kind, o.mode)
-        group_size = o.group_size if quantize.startswith("W4") else eight_bit_group(self.spec, o.devices, net.kind)
-        target = deploy.Target(o.chip, o.devices, group_size, self.spec.layer_norm)
-        second = deploy.deploy(net, quantize, target)
-        profile = () if net.kind in (graphs.GREEDY_HEAD, graphs.SAMPLE_HEAD) else ("compiler_profile_*.txt",)
+        quantize = quantization.word(self.recipe, self.spec, o, net.kind, self.grid)
+        group_size = quantization.group_size(self.spec, o, net.kind, quantize)
+        target = deploy.Target(o.chip, o.devices, group_size, self.spec.layer_norm, o.symmetric, o.dynamic)
+        commands = [first, deploy.deploy(net, quantize, target), _normalise(f"{name}.bmodel")]
+        if self.grid and net.layer is not None:
+            grids = f"{_bind_step(group)}/{GRIDS}"
+            commands.insert(1, ("python3", "-I", str(REGRID), name, f"../{grids}", str(self.grid), str(o.group_size)))
+            inputs = (*inputs, grids)
+        uncounted = (graphs.GREEDY_HEAD, graphs.SAMPLE_HEAD, *(deploy.PREFILL if o.dynamic else ()))
+        profile = () if net.kind in uncounted else ("compiler_profile_*.txt",)
         outputs = (f"{name}.bmodel", f"{name}/final.mlir", *profile)
-        return Step(net.name, (first, second), inputs, outputs, COMPILER, memory)
+        return Step(net.name, tuple(commands), inputs, outputs, COMPILER, memory)
+
+    def convert(self, nets: Sequence[graphs.GraphSpec]) -> Step:
+        """All of these at once, by the vendor's converter."""
+        outputs = tuple(file for net in nets for file in vendor.outputs(net))
+        memory = estimate.parity_memory(self.spec)
+        commands = vendor.convert(self.model, self.spec, self.options)
+        return Step(CONVERT, commands, (self.model,), outputs, COMPILER, memory)
+
+    def taken(self, net: graphs.GraphSpec) -> Step:
+        """A net of the vendor's, as `net` leaves one of ours."""
+        outputs = tuple(file.removeprefix(f"{net.name}/") for file in vendor.outputs(net))
+        copy = ("cp", "-r", f"../{CONVERT}/{net.name}/.", ".")
+        return Step(net.name, (copy, _normalise(f"{net.name}.bmodel")), (f"{CONVERT}/",), outputs, COMPILER)
 
     def combine(self, bmodel: str) -> Step:
         files = tuple(f"{n.name}/{n.name}.bmodel" for n in deploy.combine_order(self.nets))
         command = deploy.combine(tuple(f"../{file}" for file in files), bmodel)
-        return Step(COMBINE, (command,), files, (bmodel,), COMPILER, 2**30)
+        return Step(COMBINE, (command, _normalise(bmodel)), files, (bmodel,), COMPILER, 2**30)
 
 
 def _group(net: graphs.GraphSpec) -> str:

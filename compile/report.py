@@ -153,7 +153,7 @@ def _charts(scores: list[Score]) -> Iterator[LineChart]:
 
 
 def _kinds(manifest: Manifest) -> list[Kind]:
-    sizes = {**manifest.model, **manifest.geometry, **manifest.options}
+    sizes = {**manifest.model, **manifest.options, **manifest.geometry}
     kinds = []
     for name in graphs.KINDS:
         nets = [net for net in manifest.nets.values() if net.get("kind") == name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import frexp, inf, isnan
 
@@ -34,6 +35,16 @@ def resolution(logit: float, mode: str) -> float:
     """How far apart two logits near `logit` must lie to be told apart in the half type of `mode`: two units in the
     last place, one for the rounding of each."""
     return 2.0 ** (frexp(logit)[1] - MANTISSA[mode])
+
+
+def judged_as(word: str) -> str:
+    """The mode whose bars hold for a net that is quantised as model_deploy's `word` (W4BF16, W8F16, BF16, …) says."""
+    return {"W4": "int4", "W8": "int8", "BF": "bf16", "F1": "f16"}[word[:2]]
+
+
+def weakest(modes: Iterable[str]) -> str:
+    """The one of `modes` of which the least is asked: what the tokens of nets of different modes are judged by."""
+    return min(modes, key=MIN_AGREEMENT.__getitem__)
 
 
 @dataclass(frozen=True)

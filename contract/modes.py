@@ -48,6 +48,10 @@ CHIPS = {
     )
 }
 DEVICES = (1, 2, 4, 8)
+# What lm_head's weights may be quantised to, whatever the mode does with the blocks.
+HEADS = ("int4", "int8", "bf16")
+# How a checkpoint becomes nets: by way of our ONNX, or by the vendor's own converter (compile.vendor).
+ROUTES = ("onnx", "llm_convert")
 # How much of the ladder a build climbs: all, the rungs that need no simulator, or nothing.
 VERIFY = ("full", "host", "none")
 # Where tpu-mlir is looked for (compile.toolchain).

@@ -5,12 +5,14 @@ Which values go together is not said here (compile.plan does).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from contract.errors import UserError, one_of
-from contract.modes import CHIPS, DEVICES, MODES, TOOLCHAINS, VERIFY
+from contract.modes import CHIPS, DEVICES, HEADS, MODES, ROUTES, TOOLCHAINS, VERIFY
 
 CHOICE, NUMBER, SWITCH, TEXT = "choice", "number", "switch", "text"
 
@@ -66,6 +68,13 @@ BUILD = (
     Option("seq_length", "SEQ", NUMBER, "positions of prompt and answer together"),
     Option("sample", "SAMPLE", SWITCH, "logits, for sampling, in place of the likeliest token", False, suffix="sample"),
     Option("group_size", "GROUP", NUMBER, "input channels per scale in int4", suffix="g{}"),
+    Option("symmetric", "SYMMETRIC", SWITCH, "4- and 8-bit groups without a zero point", False, suffix="sym"),
+    Option("head", "HEAD", CHOICE, "weights of lm_head (default: the recipe's rule)", allowed=HEADS, suffix="head-{}"),
+    Option("adapter", "ADAPTER", TEXT, "folder of a LoRA adapter that is merged into the weights", suffix="adapter-{}"),
+    Option("route", "ROUTE", CHOICE, "how the nets are made", "onnx", ROUTES, suffix="{}"),
+    Option("input_length", "INPUT", NUMBER, "positions of a prompt, or of its chunks (default: SEQ)", suffix="in{}"),
+    Option("history", "HISTORY", SWITCH, "prefill in chunks, over what is cached already", False, suffix="history"),
+    Option("dynamic", "DYNAMIC", SWITCH, "prefill computes a prompt's own length only", False, suffix="dynamic"),
 )
 # Those that decide how it is made.
 WORK = (
@@ -89,5 +98,7 @@ def folder_name(recipe: str, chosen: Mapping[str, Any], usual: Mapping[str, Any]
     for option in BUILD:
         value = chosen[option.name]
         if option.suffix and value != usual[option.name]:
+            if option.kind == TEXT:  # a path: its last part, in letters that need no quotes
+                value = re.sub(r"[^\w.-]", "-", PurePath(value).name)
             words.append(option.suffix.format(value) if value else f"no-{option.name.replace('_', '-')}")
     return "_".join(words)

@@ -23,20 +23,25 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m exporters", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     trace = commands.add_parser("trace", help="skeletons of every distinct net, without weights")
-    trace.add_argument("--seq-length", type=int, required=True)
     trace.add_argument("--sample", action="store_true", help="logits out of lm_head, and nets that choose from them")
     trace.add_argument("--devices", type=int, default=1)
     bind = commands.add_parser("bind", help="the finished ONNX of one group of nets")
     bind.add_argument("--skeletons", type=Path, required=True)
     bind.add_argument("--group", required=True, help="embedding, head or layer_<i>")
+    bind.add_argument("--grids", action="store_true", help="write down the grids of quantised weights as well")
     parity = commands.add_parser("parity", help="Hugging Face against patched torch against ONNX Runtime")
     parity.add_argument("--graphs", type=Path, required=True, help="folder that holds the bind steps' folders")
-    parity.add_argument("--seq-length", type=int, required=True)
     parity.add_argument("--devices", type=int, default=1)
     parity.add_argument("--prompt", required=True)
     parity.add_argument("--positions", type=int, required=True)
+    parity.add_argument("--norm-in-layer", action="store_true", help="references for nets of llm_convert")
     for command in (trace, parity):
+        command.add_argument("--seq-length", type=int, required=True)
+        command.add_argument("--input-length", type=int, default=0, help="positions of a prefill net; 0: all")
+        command.add_argument("--history", action="store_true", help="nets that prefill over an earlier KV cache")
         command.add_argument("--trust-remote-code", action="store_true")
+    for command in (bind, parity):
+        command.add_argument("--adapter", type=Path, help="folder of a LoRA adapter to merge")
     for command in (trace, bind, parity):
         command.add_argument("--model", type=Path, required=True, help="Hugging Face directory")
         command.add_argument("--out", type=Path, default=Path("."))
@@ -50,22 +55,28 @@ def _trace(args: argparse.Namespace) -> None:
     # Only TopK is split over devices; on one device ArgMax is the cheaper of the two.
     fused_head = "argmax" if args.devices == 1 else "topk"
     top1 = None if args.sample else fused_head
-    trace_decoder(Decoder(args.model, args.devices, args.trust_remote_code), args.seq_length, top1, args.out)
+    decoder = Decoder(args.model, args.devices, args.trust_remote_code)
+    trace_decoder(decoder, args.seq_length, top1, args.out, args.input_length, args.history)
 
 
 def _bind(args: argparse.Namespace) -> None:
     from exporters.bind import bind
     from exporters.checkpoint import Checkpoint
 
-    bind(Checkpoint(args.model), args.skeletons, args.group, args.out)
+    bind(Checkpoint(args.model, args.adapter), args.skeletons, args.group, args.out, args.grids)
 
 
 def _parity(args: argparse.Namespace) -> None:
     from exporters.model import Decoder
     from exporters.parity import climb
 
-    decoder = Decoder(args.model, args.devices, args.trust_remote_code)
-    climb(decoder, args.graphs, args.seq_length, args.prompt, args.positions, args.out)
+    decoder = Decoder(args.model, args.devices, args.trust_remote_code, args.adapter)
+    forms = (args.input_length, args.history)
+    climb(decoder, args.graphs, args.seq_length, args.prompt, args.positions, args.out, *forms)
+    if args.norm_in_layer:
+        from exporters import normed
+
+        normed.apply(decoder, args.out / "reference")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import numpy as np
 
 from contract import graphs
 from contract.errors import UserError
+from exporters import grids
 from exporters import weights as weight_file
 from exporters.architecture import Source
 from exporters.checkpoint import Checkpoint
@@ -89,8 +90,8 @@ def _copies(part: str, experts: int) -> int:
     return experts if "{expert}" in part else 1
 
 
-def bind(checkpoint: Checkpoint, skeletons: Path, group: str, out: Path) -> None:
-    """Write the finished nets of `group` (embedding, head or layer_<i>) into `out`.
+def bind(checkpoint: Checkpoint, skeletons: Path, group: str, out: Path, with_grids: bool = False) -> None:
+    """Write the finished nets of `group` (embedding, head or layer_<i>) into `out`; `with_grids`: exporters.grids.
 
     UserError where the checkpoint's tensor has another shape than its config.json promises, or holds NaN.
     """
@@ -100,7 +101,7 @@ def bind(checkpoint: Checkpoint, skeletons: Path, group: str, out: Path) -> None
         index = int(group.removeprefix("layer_"))
         kind = data["layer_kinds"][index]
         prefix, key = f"{data['layers']}.{index}.", f"layer.{kind}"
-        names = {f"block.{kind}": graphs.block_name(index), f"block_cache.{kind}": graphs.block_cache_name(index)}
+        names = {f"{net}.{kind}": graphs.layer_name(net, index) for net in graphs.LAYER_KINDS}
     bindings = [binding_from_json(b) for b in data["groups"][key]]
     weights = {weight.name: weight for binding in bindings for weight in binding.weights}
 
@@ -111,6 +112,8 @@ def bind(checkpoint: Checkpoint, skeletons: Path, group: str, out: Path) -> None
                 yield name, value
 
     weight_file.write(arrays(), out / weight_file.NAME)
+    if with_grids:
+        grids.write(checkpoint, weights.values(), prefix, out / grids.NAME)
     for binding in bindings:
         name = names.get(binding.skeleton, binding.skeleton)
         shutil.copyfile(skeletons / f"{binding.skeleton}.onnx", out / f"{name}.onnx")

@@ -1,5 +1,6 @@
 """Streams tensors from a checkpoint: safetensors (one file or shards) or pytorch_model.bin, memory-mapped.
 
+Quantised ones (exporters.quantized) read as the floats that they stand for.
 Nothing is read before it is asked for, so memory holds one tensor at a time whatever the model's size.
 Torch is imported for .bin files only.
 """
@@ -17,24 +18,25 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from contract.errors import UserError
+from exporters import adapter as adapters
+from exporters import quantized
+from exporters.adapter import Adapter
+from exporters.quantized import LAYOUTS, Array, Grid, packed_modules
 
+Floats = np.ndarray[Any, np.dtype[np.float32]]
 FLOATS = ("F64", "F32", "F16", "BF16")
 
 
-class Checkpoint:
-    """Tensors by name. `files` are the weight files, in order.
+class _Files:
+    """Tensors as they are stored, by name. `paths`: the weight files, in order."""
 
-    UserError where an index, a shard or a weight file is missing or truncated.
-    """
-
-    def __init__(self, model_dir: Path) -> None:
-        self.folder = model_dir
-        self.files, self._is_bin = _weight_files(model_dir)
-        self._where: dict[str, Path] = {}
+    def __init__(self, paths: list[Path], is_bin: bool) -> None:
+        self.paths, self._is_bin = paths, is_bin
+        self.where: dict[str, Path] = {}
         self._open: dict[Path, Any] = {}
-        for path in self.files:
+        for path in self.paths:
             for name in self._load(path).keys():  # noqa: SIM118  (safe_open is no dict)
-                self._where[name] = path
+                self.where[name] = path
 
     def _load(self, path: Path) -> Any:
         if path not in self._open:
@@ -44,6 +46,63 @@ class Checkpoint:
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 raise UserError(f"truncated or damaged ({reason})", str(path), "download the file again") from error
         return self._open[path]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.where
+
+    def names(self) -> list[str]:
+        return list(self.where)
+
+    def dtype(self, name: str) -> str:
+        """As safetensors spells it: F32, F16, BF16, …"""
+        file = self._load(self.where[name])
+        if not self._is_bin:
+            return str(file.get_slice(name).get_dtype())
+        torch_names = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+        bare = str(file[name].dtype).removeprefix("torch.")
+        return torch_names.get(bare, bare)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        file = self._load(self.where[name])
+        return tuple(file[name].shape) if self._is_bin else tuple(file.get_slice(name).get_shape())
+
+    def raw(self, name: str) -> Array:
+        """One tensor, bfloat16 of a .bin file as float32. KeyError where there is none."""
+        file = self._load(self.where[name])
+        if not self._is_bin:
+            return np.asarray(file.get_tensor(name))
+        tensor = file[name]
+        return np.asarray((tensor.float() if self.dtype(name) == "BF16" else tensor).numpy())
+
+    def read(self, name: str) -> Floats:
+        """The same as float32."""
+        return np.asarray(self.raw(name).astype(np.float32))
+
+
+class Checkpoint:
+    """Tensors by name, as floats: of a module whose weight is quantised, `<module>.weight` stands for the packed
+    tensors, and an `adapter` (exporters.adapter) is merged. `files` are the weight files, in order.
+
+    UserError where an index, a shard or a weight file is missing or truncated, where the quantisation is not read
+    here, or where the adapter cannot be merged.
+    """
+
+    def __init__(self, model_dir: Path, adapter: Path | None = None) -> None:
+        self.folder = model_dir
+        self._files = _Files(*_weight_files(model_dir))
+        self.files = self._files.paths
+        config = _config(model_dir)
+        self.scheme = quantized.read(config, str(model_dir / "config.json"))
+        modules = packed_modules(self._files.where, self.scheme) if self.scheme else {}
+        self._modules = {f"{module}.weight": module for module in modules}
+        hidden = {name for parts in modules.values() for name in parts}
+        self._where = {name: path for name, path in self._files.where.items() if name not in hidden}
+        self._where |= {f"{module}.weight": self._files.where[parts[0]] for module, parts in modules.items()}
+        self._adapter = None
+        if adapter:
+            file = adapters.file(adapter)
+            tied = bool(config.get("tie_word_embeddings", "lm_head.weight" not in self._where))
+            self._adapter = Adapter(adapter, _Files([file], file.suffix == ".bin"), self, tied)
 
     def __contains__(self, name: str) -> bool:
         return name in self._where
@@ -65,23 +124,42 @@ class Checkpoint:
 
     def dtype(self, name: str) -> str:
         """As safetensors spells it: F32, F16, BF16, …"""
-        file = self._load(self._where[name])
-        if not self._is_bin:
-            return str(file.get_slice(name).get_dtype())
-        torch_names = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-        bare = str(file[name].dtype).removeprefix("torch.")
-        return torch_names.get(bare, bare)
+        return "F32" if name in self._modules else self._files.dtype(name)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        file = self._load(self._where[name])
-        return tuple(file[name].shape) if self._is_bin else tuple(file.get_slice(name).get_shape())
+        if name not in self._modules:
+            return self._files.shape(name)
+        assert self.scheme
+        return LAYOUTS[self.scheme.method].shape(self._files, self._modules[name], self.scheme)
 
-    def read(self, name: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+    def read(self, name: str) -> Floats:
         """One tensor as float32. KeyError where there is none."""
-        file = self._load(self._where[name])
-        if self._is_bin:
-            return np.asarray(file[name].float().numpy())
-        return np.asarray(file.get_tensor(name).astype(np.float32))
+        grid = self.grid(name)
+        value = grid.weight() if grid else self._files.read(name)
+        return self._adapter.apply(name, value) if self._adapter else value
+
+    def grid(self, name: str) -> Grid | None:
+        """The grid on which a tensor lies, None for one that is stored as floats."""
+        if name not in self._modules:
+            return None
+        assert self.scheme
+        return LAYOUTS[self.scheme.method].read(self._files, self._modules[name], self.scheme)
+
+    def out_of_order(self, name: str) -> bool:
+        """Whether a tensor lies on a grid whose groups are no neighbouring channels."""
+        module = self._modules.get(name, "")
+        found = [n for n in (f"{module}.g_idx", f"{module}.weight_g_idx") if n in self._files]
+        if not module or not found:
+            return False
+        scales = next(self._files.shape(n) for n in (f"{module}.scales", f"{module}.weight_scale") if n in self._files)
+        groups = scales[0] if found[0].endswith(".g_idx") else scales[1]
+        return quantized.group_of(self._files, found[0], groups) is not None
+
+
+def _config(model_dir: Path) -> dict[str, Any]:
+    path = model_dir / "config.json"
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found
 
 
 def _weight_files(folder: Path) -> tuple[list[Path], bool]:

@@ -17,7 +17,7 @@ import psutil
 import torch
 
 from contract.errors import UserError
-from exporters import remote
+from exporters import plain, remote
 from exporters import tokenizer as tokenizers
 from exporters.architecture import Architecture
 from exporters.checkpoint import Checkpoint
@@ -51,13 +51,22 @@ class Reference:
 
 
 def run(
-    model_dir: Path, architecture: Architecture, spec: DecoderSpec, prompt: str, positions: int, seq_length: int
+    model_dir: Path,
+    architecture: Architecture,
+    spec: DecoderSpec,
+    prompt: str,
+    positions: int,
+    seq_length: int,
+    most: int | None = None,
+    adapter: Path | None = None,
 ) -> Reference:
-    """Feed `prompt`, then `positions` - 1 forced tokens; both are shortened until they fit `seq_length`."""
+    """Feed `prompt`, then `positions` - 1 forced tokens; both are shortened until they fit `seq_length`, and the
+    prompt until it has at most `most` tokens. `adapter`: peft puts it over the model; nothing is merged here."""
     positions = min(positions, seq_length)
-    ids = _prompt_ids(model_dir, prompt, spec.vocab)[: seq_length - positions + 1]
+    ids = _prompt_ids(model_dir, prompt, spec.vocab)[: seq_length - positions + 1][:most]
     with tempfile.TemporaryDirectory() as offload, torch.no_grad(), compat.running():
         model, in_memory = _load(model_dir, architecture, offload)
+        model = _adapted(model, adapter) if adapter else model
         if in_memory:
             forced = _greedy(model, ids, positions - 1)
         else:
@@ -87,10 +96,20 @@ def _load(model_dir: Path, architecture: Architecture, offload: str) -> tuple[An
             what = f"the checkpoint's own code takes {need / 1e9:.1f} GB of memory in float32, more than is free"
             raise UserError(what, str(model_dir), "use a larger machine, or build without parity (VERIFY=none)")
         return remote.load_whole(model_dir).eval(), True
+    if checkpoint.scheme:
+        model_dir = plain.write(checkpoint, Path(offload) / "plain")
     options: dict[str, Any] = {"dtype": torch.float32, "local_files_only": True}
     if need > room:
         options |= {"device_map": "auto", "max_memory": {"cpu": room}, "offload_folder": offload}
     return AutoModelForCausalLM.from_pretrained(model_dir, **options).eval(), need <= room
+
+
+def _adapted(model: Any, adapter: Path) -> Any:
+    """The same module paths, with peft's layers in the places of those that the adapter changes."""
+    from peft import PeftModel
+
+    adapted: Any = PeftModel.from_pretrained(model, adapter, local_files_only=True)
+    return adapted.base_model.model.eval()
 
 
 def _forward(model: Any, chunks: Iterable[list[int]], use_cache: bool) -> Iterator[torch.Tensor]:

@@ -22,6 +22,8 @@ from recipes.lines import Lines, Location, read
 
 FOLDER = Path(__file__).resolve().parent
 HALF_WORDS = {graphs.BFLOAT16: "BF16", graphs.FLOAT16: "F16"}
+# What a rule's `use`, or the option `head`, puts before the half type in model_deploy's word.
+WIDTHS = {"int4": "W4", "int8": "W8", "half": "", "bf16": ""}
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 HubId = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
@@ -143,16 +145,21 @@ class Recipe(_Checked):
         """The recipe's value for a build option (contract.options), None where it says nothing."""
         return self.options.get(name, getattr(self, name, None))
 
-    def quantize(self, kind: str, mode: str) -> str:
-        """model_deploy's --quantize word for nets of `kind`. KeyError if `mode` is none of contract.modes.MODES."""
+    def quantize(self, kind: str, mode: str, head: str | None = None) -> str:
+        """model_deploy's --quantize word for nets of `kind`. KeyError if `mode` is none of contract.modes.MODES.
+        `head`: one of contract.modes.HEADS, which goes before every rule for lm_head; None leaves it to them."""
         half = HALF_WORDS[MODES[mode].half]
         if kind in (graphs.GREEDY_HEAD, graphs.SAMPLE_HEAD):
             return "F32"
         if kind in (graphs.EMBEDDING, graphs.EMBEDDING_CACHE):
             return half
+        if kind == graphs.BLOCK_KV:
+            kind = graphs.BLOCK  # two forms of one net, which share its weights
+        if kind == graphs.LM_HEAD and head is not None:
+            return WIDTHS[head] + half
         for rule in (*self.rules, *DEFAULT_RULES):
             if rule.net == kind and rule.mode in (None, mode):
-                return {"int4": "W4", "int8": "W8", "half": ""}[rule.use] + half
+                return WIDTHS[rule.use] + half
         return MODES[mode].quantize
 
 

@@ -86,7 +86,7 @@ CASES = {
     "llama-biased": Tiny("llama", {"attention_bias": True, "mlp_bias": True, "num_key_value_heads": 2}, "bfloat16"),
     "llama-dynamic": Tiny("llama", {"rope_parameters": DYNAMIC, "max_position_embeddings": 8}),
     "qwen2": Tiny("qwen2", dtype="bfloat16"),
-    "qwen2-tied": Tiny("qwen2", {"tie_word_embeddings": True, "num_attention_heads": 4}, "float16"),
+    "qwen2-tied": Tiny("qwen2", {"tie_word_embeddings": True, "num_attention_heads": 4, "vocab_size": 128}, "float16"),
     "mistral": Tiny("mistral", {"sliding_window": 24}),
     "qwen3": Tiny("qwen3", {"head_dim": 32, "num_attention_heads": 4, "num_key_value_heads": 2}),
     "phi3": Tiny("phi3", {"sliding_window": 24}),

@@ -38,6 +38,7 @@ def test_the_script_is_the_golden_one(name: str, monkeypatch: pytest.MonkeyPatch
     """After a wanted change: UPDATE_GOLDEN=1 pytest tests/compile/test_plan.py, then read the diff."""
     # Where this checkout lies must not matter: its path decides where a long line of the script breaks.
     monkeypatch.setattr("compile.plan.REBIND", Path(HOME) / "compile" / "rebind.py")
+    monkeypatch.setattr("compile.plan.NORMALISE", Path(HOME) / "compile" / "normalise.py")
     script = render(plan_named(name), RUNNERS)
     path = GOLDEN / f"{name}.sh"
     if os.environ.get("UPDATE_GOLDEN"):
@@ -112,7 +113,7 @@ def test_what_cannot_be_is_refused(changes: dict[str, object], message: str) -> 
 def test_eight_bit_groups_divide_every_width(recipe: str, devices: int, block: int, head: int) -> None:
     """4864 / 2 = 2432 and 896 / 2 = 448 are multiples of 64 and not of 128; 288 of 96."""
     plan = recipe_plan(recipe, mode="int8", devices=devices)
-    steps = {step.name: " ".join(step.commands[-1]) for step in plan.steps}
+    steps = {step.name: " ".join(sum(step.commands, ())) for step in plan.steps}
     for name, group in (("block_0", block), ("block_cache_3", block), ("lm_head", head)):
         assert f"--quantize W8BF16 --q_group_size {group} " in steps[name]
 

@@ -37,8 +37,8 @@ def built(checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFa
 
 def by_itself(step: Step) -> Step:
     """`step`, with the command that rebind falls back to in rebind's place."""
-    rebind, deploy = step.commands
-    return replace(step, name="alone", commands=(rebind[rebind.index("--") + 1 :], deploy))
+    rebind, *rest = step.commands
+    return replace(step, name="alone", commands=(rebind[rebind.index("--") + 1 :], *rest))
 
 
 def test_a_layer_from_the_template_is_the_layer_transformed_by_itself(built: Plan) -> None:

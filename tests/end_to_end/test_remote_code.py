@@ -19,7 +19,8 @@ pytestmark = pytest.mark.toolchain
 @pytest.fixture(scope="module")
 def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Qwen-1 in the real modeling code, with the real vocabulary, and the tokenizer's code."""
-    folder = remote_models.make("qwen", tmp_path_factory.mktemp("qwen") / "checkpoint", vocab_size=151936, padded_vocab_size=151936)
+    vocabulary = {"vocab_size": 151936, "padded_vocab_size": 151936}
+    folder = remote_models.make("qwen", tmp_path_factory.mktemp("qwen") / "checkpoint", **vocabulary)
     vocabularies.checkpoint("qwen", folder / "tokenizer")
     for file in (folder / "tokenizer").iterdir():
         if not (folder / file.name).exists():

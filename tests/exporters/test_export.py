@@ -27,10 +27,12 @@ SEQ = 96
 ONNX_TYPES = {"tensor(float)": graphs.FLOAT32, "tensor(int32)": graphs.INT32, "tensor(int64)": graphs.INT32}
 
 
-def export(folder: Path, out: Path, top1: str | None, devices: int = 1, trust: bool = False) -> None:
-    """All steps of the exporter, laid out as a build lays them out."""
+def export(
+    folder: Path, out: Path, top1: str | None, devices: int = 1, trust: bool = False, **forms: int | bool
+) -> None:
+    """All steps of the exporter, laid out as a build lays them out. `forms`: trace_decoder's."""
     (out / "trace").mkdir(parents=True)
-    trace_decoder(Decoder(folder, devices, trust), SEQ, top1, out / "trace")
+    trace_decoder(Decoder(folder, devices, trust), SEQ, top1, out / "trace", **forms)
     layers = spec.read(folder).layers
     for group in ("embedding", "head", *(f"layer_{i}" for i in range(layers))):
         (out / f"bind.{group}").mkdir()

@@ -173,6 +173,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py embedding.bmodel
 end
 
 begin embedding_cache
@@ -194,6 +195,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py embedding_cache.bmodel
 end
 
 begin lm_head
@@ -215,6 +217,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py lm_head.bmodel
 end
 
 begin block_0
@@ -239,6 +242,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_0.bmodel
 end
 
 begin block_cache_0
@@ -263,6 +267,7 @@ compiler model_deploy.py \
   --addr_mode io_alone \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_0.bmodel
 end
 
 begin block_1
@@ -287,6 +292,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_1.bmodel
 end
 
 begin block_cache_1
@@ -311,6 +317,7 @@ compiler model_deploy.py \
   --addr_mode io_alone \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_1.bmodel
 end
 
 begin block_2
@@ -335,6 +342,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_2.bmodel
 end
 
 begin block_cache_2
@@ -359,6 +367,7 @@ compiler model_deploy.py \
   --addr_mode io_alone \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_2.bmodel
 end
 
 begin block_3
@@ -383,6 +392,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_3.bmodel
 end
 
 begin block_cache_3
@@ -407,6 +417,7 @@ compiler model_deploy.py \
   --addr_mode io_alone \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_3.bmodel
 end
 
 begin block_4
@@ -431,6 +442,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_4.bmodel
 end
 
 begin block_cache_4
@@ -455,6 +467,7 @@ compiler model_deploy.py \
   --addr_mode io_alone \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_4.bmodel
 end
 
 begin block_5
@@ -479,6 +492,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_5.bmodel
 end
 
 begin block_cache_5
@@ -503,6 +517,7 @@ compiler model_deploy.py \
   --addr_mode io_alone \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_5.bmodel
 end
 
 begin block_6
@@ -527,6 +542,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_6.bmodel
 end
 
 begin block_cache_6
@@ -551,6 +567,7 @@ compiler model_deploy.py \
   --addr_mode io_alone \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_6.bmodel
 end
 
 begin block_7
@@ -575,6 +592,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_7.bmodel
 end
 
 begin block_cache_7
@@ -599,6 +617,7 @@ compiler model_deploy.py \
   --addr_mode io_alone \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_7.bmodel
 end
 
 begin block_8
@@ -623,6 +642,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_8.bmodel
 end
 
 begin block_cache_8
@@ -647,6 +667,7 @@ compiler model_deploy.py \
   --addr_mode io_alone \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_8.bmodel
 end
 
 begin block_9
@@ -671,6 +692,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_9.bmodel
 end
 
 begin block_cache_9
@@ -695,6 +717,7 @@ compiler model_deploy.py \
   --addr_mode io_alone \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_9.bmodel
 end
 
 begin block_10
@@ -719,6 +742,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_10.bmodel
 end
 
 begin block_cache_10
@@ -744,6 +768,7 @@ compiler model_deploy.py \
   --addr_mode io_alone \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_10.bmodel
 end
 
 begin block_11
@@ -768,6 +793,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_11.bmodel
 end
 
 begin block_cache_11
@@ -793,6 +819,7 @@ compiler model_deploy.py \
   --addr_mode io_alone \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_11.bmodel
 end
 
 begin block_12
@@ -817,6 +844,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_12.bmodel
 end
 
 begin block_cache_12
@@ -842,6 +870,7 @@ compiler model_deploy.py \
   --addr_mode io_alone \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_12.bmodel
 end
 
 begin block_13
@@ -866,6 +895,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_13.bmodel
 end
 
 begin block_cache_13
@@ -891,6 +921,7 @@ compiler model_deploy.py \
   --addr_mode io_alone \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_13.bmodel
 end
 
 begin block_14
@@ -915,6 +946,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_14.bmodel
 end
 
 begin block_cache_14
@@ -940,6 +972,7 @@ compiler model_deploy.py \
   --addr_mode io_alone \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_14.bmodel
 end
 
 begin block_15
@@ -964,6 +997,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_15.bmodel
 end
 
 begin block_cache_15
@@ -989,6 +1023,7 @@ compiler model_deploy.py \
   --addr_mode io_alone \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_15.bmodel
 end
 
 begin block_16
@@ -1013,6 +1048,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_16.bmodel
 end
 
 begin block_cache_16
@@ -1038,6 +1074,7 @@ compiler model_deploy.py \
   --addr_mode io_alone \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_16.bmodel
 end
 
 begin block_17
@@ -1062,6 +1099,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_17.bmodel
 end
 
 begin block_cache_17
@@ -1087,6 +1125,7 @@ compiler model_deploy.py \
   --addr_mode io_alone \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_17.bmodel
 end
 
 begin block_18
@@ -1111,6 +1150,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_18.bmodel
 end
 
 begin block_cache_18
@@ -1136,6 +1176,7 @@ compiler model_deploy.py \
   --addr_mode io_alone \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_18.bmodel
 end
 
 begin block_19
@@ -1160,6 +1201,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_19.bmodel
 end
 
 begin block_cache_19
@@ -1185,6 +1227,7 @@ compiler model_deploy.py \
   --addr_mode io_alone \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_19.bmodel
 end
 
 begin block_20
@@ -1209,6 +1252,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_20.bmodel
 end
 
 begin block_cache_20
@@ -1234,6 +1278,7 @@ compiler model_deploy.py \
   --addr_mode io_alone \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_20.bmodel
 end
 
 begin block_21
@@ -1258,6 +1303,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_21.bmodel
 end
 
 begin block_cache_21
@@ -1283,6 +1329,7 @@ compiler model_deploy.py \
   --addr_mode io_alone \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_21.bmodel
 end
 
 begin block_22
@@ -1307,6 +1354,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_22.bmodel
 end
 
 begin block_cache_22
@@ -1332,6 +1380,7 @@ compiler model_deploy.py \
   --addr_mode io_alone \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_22.bmodel
 end
 
 begin block_23
@@ -1356,6 +1405,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_23.bmodel
 end
 
 begin block_cache_23
@@ -1381,6 +1431,7 @@ compiler model_deploy.py \
   --addr_mode io_alone \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_23.bmodel
 end
 
 begin combine
@@ -1408,6 +1459,7 @@ compiler model_tool \
   ../block_20/block_20.bmodel ../block_21/block_21.bmodel ../block_22/block_22.bmodel \
   ../block_23/block_23.bmodel \
   -o qwen2.5-0.5b_int8_seq512_bm1688_1dev.bmodel
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py qwen2.5-0.5b_int8_seq512_bm1688_1dev.bmodel
 end
 
 ln -f work/combine/qwen2.5-0.5b_int8_seq512_bm1688_1dev.bmodel .

@@ -101,6 +101,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py embedding.bmodel
 end
 
 begin embedding_cache
@@ -122,6 +123,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py embedding_cache.bmodel
 end
 
 begin lm_head
@@ -142,6 +144,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py lm_head.bmodel
 end
 
 begin greedy_head
@@ -159,6 +162,7 @@ compiler model_deploy.py \
   --addr_mode io_alone \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py greedy_head.bmodel
 end
 
 begin sample_head
@@ -177,6 +181,7 @@ compiler model_deploy.py \
   --dynamic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py sample_head.bmodel
 end
 
 begin block_0
@@ -200,6 +205,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_0.bmodel
 end
 
 begin block_cache_0
@@ -223,6 +229,7 @@ compiler model_deploy.py \
   --addr_mode io_alone \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_0.bmodel
 end
 
 begin block_1
@@ -246,6 +253,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_1.bmodel
 end
 
 begin block_cache_1
@@ -269,6 +277,7 @@ compiler model_deploy.py \
   --addr_mode io_alone \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_1.bmodel
 end
 
 begin block_2
@@ -292,6 +301,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_2.bmodel
 end
 
 begin block_cache_2
@@ -315,6 +325,7 @@ compiler model_deploy.py \
   --addr_mode io_alone \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_2.bmodel
 end
 
 begin block_3
@@ -338,6 +349,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_3.bmodel
 end
 
 begin block_cache_3
@@ -361,6 +373,7 @@ compiler model_deploy.py \
   --addr_mode io_alone \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_3.bmodel
 end
 
 begin block_4
@@ -384,6 +397,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_4.bmodel
 end
 
 begin block_cache_4
@@ -407,6 +421,7 @@ compiler model_deploy.py \
   --addr_mode io_alone \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_4.bmodel
 end
 
 begin block_5
@@ -430,6 +445,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_5.bmodel
 end
 
 begin block_cache_5
@@ -453,6 +469,7 @@ compiler model_deploy.py \
   --addr_mode io_alone \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_5.bmodel
 end
 
 begin combine
@@ -465,6 +482,7 @@ compiler model_tool \
   ../block_0/block_0.bmodel ../block_1/block_1.bmodel ../block_2/block_2.bmodel \
   ../block_3/block_3.bmodel ../block_4/block_4.bmodel ../block_5/block_5.bmodel \
   -o stories15m_bf16_seq256_bm1684x_1dev.bmodel
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py stories15m_bf16_seq256_bm1684x_1dev.bmodel
 end
 
 ln -f work/combine/stories15m_bf16_seq256_bm1684x_1dev.bmodel .

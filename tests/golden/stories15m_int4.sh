@@ -101,6 +101,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py embedding.bmodel
 end
 
 begin embedding_cache
@@ -122,6 +123,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py embedding_cache.bmodel
 end
 
 begin lm_head
@@ -143,6 +145,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py lm_head.bmodel
 end
 
 begin block_0
@@ -167,6 +170,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_0.bmodel
 end
 
 begin block_cache_0
@@ -191,6 +195,7 @@ compiler model_deploy.py \
   --addr_mode io_alone \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_0.bmodel
 end
 
 begin block_1
@@ -215,6 +220,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_1.bmodel
 end
 
 begin block_cache_1
@@ -239,6 +245,7 @@ compiler model_deploy.py \
   --addr_mode io_alone \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_1.bmodel
 end
 
 begin block_2
@@ -263,6 +270,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_2.bmodel
 end
 
 begin block_cache_2
@@ -287,6 +295,7 @@ compiler model_deploy.py \
   --addr_mode io_alone \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_2.bmodel
 end
 
 begin block_3
@@ -311,6 +320,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_3.bmodel
 end
 
 begin block_cache_3
@@ -335,6 +345,7 @@ compiler model_deploy.py \
   --addr_mode io_alone \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_3.bmodel
 end
 
 begin block_4
@@ -359,6 +370,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_4.bmodel
 end
 
 begin block_cache_4
@@ -383,6 +395,7 @@ compiler model_deploy.py \
   --addr_mode io_alone \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_4.bmodel
 end
 
 begin block_5
@@ -407,6 +420,7 @@ compiler model_deploy.py \
   --addr_mode basic \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_5.bmodel
 end
 
 begin block_cache_5
@@ -431,6 +445,7 @@ compiler model_deploy.py \
   --addr_mode io_alone \
   --high_precision \
   --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_5.bmodel
 end
 
 begin combine
@@ -443,6 +458,7 @@ compiler model_tool \
   ../block_2/block_2.bmodel ../block_3/block_3.bmodel ../block_4/block_4.bmodel \
   ../block_5/block_5.bmodel \
   -o stories15m_int4_seq256_bm1684x_1dev_no-sample.bmodel
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py stories15m_int4_seq256_bm1684x_1dev_no-sample.bmodel
 end
 
 ln -f work/combine/stories15m_int4_seq256_bm1684x_1dev_no-sample.bmodel .

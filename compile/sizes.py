@@ -1,0 +1,27 @@
+"""Which sequence lengths and numbers of devices a model can be built for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from contract.errors import UserError, one_of
+from contract.modes import DEVICES
+from exporters.architecture import find
+
+if TYPE_CHECKING:
+    from compile.plan import Options
+    from exporters.spec import DecoderSpec
+
+
+def check(spec: DecoderSpec, options: Options) -> None:
+    """UserError for more positions than the model was made for, and for heads that the devices cannot share."""
+    if options.seq_length > spec.max_positions:
+        remedy = f"use 1 to {spec.max_positions}, the model's limit"
+        raise UserError(f"{options.seq_length} positions cannot be built", "--seq-length", remedy)
+    if options.devices > 1 and not find(spec.model_type).devices:
+        what = f"attention of {spec.model_type} models cannot be split over devices"
+        raise UserError(what, "--devices", "use 1")
+    if spec.heads % options.devices or spec.kv_heads % options.devices:
+        fits = [n for n in DEVICES if spec.heads % n == spec.kv_heads % n == 0]
+        heads = f"{spec.heads} heads and {spec.kv_heads} KV heads"
+        raise UserError(f"{heads} cannot be split over {options.devices} devices", "--devices", f"use {one_of(fits)}")
