@@ -62,7 +62,7 @@ test: setup lint
 
 test-fast:
 	@$(SETUP) --dev --exporter-only
-	.venv/bin/pytest -m 'not toolchain'
+	.venv/bin/pytest -m 'not toolchain and not slow'
 
 test-zoo: setup
 	@$(SETUP) --dev

@@ -25,6 +25,8 @@ from contract.errors import UserError
 from tests.compile.builds import small_plan, step, write
 from tests.compile.faults import end, kill, outputs, remains, run, slow_plan, start, wait_for
 
+pytestmark = pytest.mark.slow
+
 KILLS, SEED = 32, 20260801
 
 

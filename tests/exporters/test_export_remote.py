@@ -19,6 +19,8 @@ from exporters.trace import trace_decoder
 from tests import remote_models
 from tests.exporters.test_export import SEQ, assert_contract, export
 
+pytestmark = pytest.mark.slow
+
 # Dynamic rope that acts: prompts of the tests have 16 tokens, and prompt and forced tokens fill the built length.
 DYNAMIC = {"rope_scaling": {"type": "dynamic", "factor": SEQ / 8}, "max_position_embeddings": 8}
 # A prompt shorter than training, whose NTK must not change when the answer grows longer.

@@ -17,6 +17,8 @@ from exporters import remote, trust
 from patches import compat
 from tests import remote_models
 
+pytestmark = pytest.mark.slow
+
 PROMPT, TOTAL = 40, 60  # beyond Qwen's tiny seq_length, and both within the same step of its NTK
 
 

@@ -21,6 +21,8 @@ from contract.errors import UserError
 from exporters import tokenizer as tokenizers
 from exporters.tokenizer_kinds import KINDS, Kind
 
+pytestmark = pytest.mark.slow
+
 TEXTS = [
     *("Hello world", "你好，世界！", "  leading", "trailing  ", "x    y     z", "a\n\n\nb\r\nc\t\td", "", " ", "\n"),
     *("1234567890 3.14 ０１２", "🚀😶‍🌫️👨‍👩‍👧 ﬁ é é", "def f(x):\n    return x+1\n\tif y: pass", "philosophy, develop"),

@@ -36,6 +36,7 @@ LOCAL = ("gemma2", "minicpm3", "deepseek_v2", "gpt_bigcode", "llama-dynamic", "p
 REMOTE = ("baichuan-13b", "chatglm3")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*LOCAL, *REMOTE])
 def test_its_nets_agree_with_hugging_face(name: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
     remote = name in REMOTE
