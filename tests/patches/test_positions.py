@@ -1,37 +1,12 @@
-"""Patches are applied and always restored; our attention computes what Hugging Face's does, whatever it is made of."""
+"""Rows of projections and masks by distance, which our attention is given."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from transformers.models.llama.modeling_llama import LlamaAttention
 
 from exporters.rows import Heads, half_split, merged
-from patches.patch import Patch, applied
 from patches.positions import Alibi, Distance, Window, slopes
-
-TARGET = "transformers.models.llama.modeling_llama:LlamaAttention.forward"
-
-
-def test_a_patch_is_restored_after_an_error() -> None:
-    original = LlamaAttention.forward
-
-    def work() -> None:
-        with applied([Patch(TARGET, print, "a test")]):
-            assert LlamaAttention.forward is print
-            raise KeyError("some mistake")
-
-    with pytest.raises(KeyError, match="some mistake"):
-        work()
-    assert LlamaAttention.forward is original
-
-
-def test_a_patch_for_another_release_is_refused_and_nothing_stays_patched() -> None:
-    original = LlamaAttention.forward
-    good, old = Patch(TARGET, print, "a test"), Patch(TARGET, print, "for a release that is gone", "<4")
-    with pytest.raises(RuntimeError, match="written for transformers <4"), applied([good, old]):
-        pass
-    assert LlamaAttention.forward is original
 
 
 @pytest.mark.parametrize("heads", [Heads(4, 2, 3), Heads(4, 2, 3, "grouped"), Heads(2, 2, 4, "grouped", pairs=2)])
