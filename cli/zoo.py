@@ -14,6 +14,9 @@ from contract.errors import UserError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from exporters.spec import DecoderSpec
+    from recipes.recipe import Recipe
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -54,7 +57,6 @@ def entries() -> tuple[list[Entry], list[UserError]]:
 
 def _entry(name: str) -> Entry:
     from compile import estimate
-    from contract import graphs
     from contract.modes import MODES
     from exporters.spec import from_config
     from recipes.recipe import load, origin
@@ -64,13 +66,23 @@ def _entry(name: str) -> Entry:
     if recipe.config:
         spec = from_config(recipe.architecture, recipe.config, origin(name))
         parameters = spec.parameters
-        grouped = all(width % recipe.group_size == 0 for _, width in spec.widths)
         sizes = {
             mode: estimate.bmodel_bytes(recipe, spec, mode, recipe.seq_length, recipe.group_size)
             for mode in MODES
-            if grouped or not any(recipe.quantize(kind, mode).startswith("W4") for kind in graphs.KINDS)
+            if _fits(recipe, spec, mode)
         }
     return Entry(name, recipe.architecture, parameters, recipe.seq_length, recipe.mode, sizes, recipe.remote_code)
+
+
+def _fits(recipe: Recipe, spec: DecoderSpec, mode: str) -> bool:
+    """Whether the recipe's groups fit the model's widths in this mode."""
+    from compile import plan, quantization
+
+    try:
+        quantization.check(recipe, spec, plan.settle(recipe, {"mode": mode}))
+    except UserError:
+        return False
+    return True
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -108,19 +120,19 @@ def _table(found: Iterable[Entry]) -> Table:
     for mode in MODES:
         table.add_column(mode, justify="right", no_wrap=True)
     for entry in found:
-        sizes = (_gigabytes(entry.bytes.get(mode)) for mode in MODES)
+        sizes = (gigabytes(entry.bytes.get(mode)) for mode in MODES)
         star = "*" if entry.remote_code else ""
-        table.add_row(entry.name, _count(entry.parameters), entry.architecture + star, str(entry.seq_length), *sizes)
+        table.add_row(entry.name, count(entry.parameters), entry.architecture + star, str(entry.seq_length), *sizes)
     return table
 
 
-def _count(parameters: int | None) -> str:
+def count(parameters: int | None) -> str:
     if parameters is None:
         return "?"
     return f"{parameters / 1e9:.1f} B" if parameters >= 0.95e9 else f"{parameters / 1e6:.0f} M"
 
 
-def _gigabytes(size: int | None) -> str:
+def gigabytes(size: int | None) -> str:
     if size is None:
         return "-"
     return f"{size / 1e9:.1f} GB" if size >= 0.95e9 else f"{size / 1e6:.0f} MB"

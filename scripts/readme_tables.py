@@ -18,6 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from cli.zoo import count, gigabytes
 from compile import estimate, plan
 from contract import graphs, ladder
 from contract.errors import UserError
@@ -38,7 +39,7 @@ WORDS = {
     ENGLISH: {
         "modes": ("`MODE`", "blocks", "vocabulary projection", "embedding table", "arithmetic"),
         "ladder": ("rung", "what is compared", "measure", "bar"),
-        "bars": ("`MODE`", "`chip`: cosine of every net, at least", "`tokens`: equal, of 64, at least"),
+        "bars": ("`MODE`", "`chip`: cosine of every net, at least", "`tokens`: equal, at least"),
         "chips": ("`CHIP`", "cores used", "simulator, in the tpu-mlir wheel"),
         "recipes": (
             *("target", "checkpoint", "parameters", "layers", "hidden", "`SEQ`", "model's limit", "`DEV`"),
@@ -58,7 +59,7 @@ WORDS = {
     CHINESE: {
         "modes": ("`MODE`", "各层 block", "词表投影", "词嵌入表", "计算精度"),
         "ladder": ("阶", "比较对象", "度量", "门限"),
-        "bars": ("`MODE`", "`chip`：每个网络的余弦相似度不低于", "`tokens`：64 个位置中一致的不少于"),
+        "bars": ("`MODE`", "`chip`：每个网络的余弦相似度不低于", "`tokens`：一致的不少于"),
         "chips": ("`CHIP`", "使用的核数", "模拟器（在 tpu-mlir wheel 内）"),
         "recipes": (
             *("目标", "权重来源", "参数量", "层数", "隐层宽度", "`SEQ`", "模型上限", "`DEV`"),
@@ -108,21 +109,14 @@ def recipes(_: str) -> Iterable[Row]:
         disk = estimate.disk(spec, recipe.mode, recipe.seq_length)
         size = estimate.bmodel_bytes(recipe, spec, "int4", recipe.seq_length, recipe.group_size)
         devices = ", ".join(str(n) for n in DEVICES if _fits(recipe, spec, n))
-        sizes = (_big(spec.parameters, ""), spec.layers, spec.hidden, recipe.seq_length, spec.max_positions)
-        yield f"`{recipe.name}`", _source(recipe), *sizes, devices, _big(size, "B"), _big(disk, "B")
+        sizes = (count(spec.parameters), spec.layers, spec.hidden, recipe.seq_length, spec.max_positions)
+        yield f"`{recipe.name}`", _source(recipe), *sizes, devices, gigabytes(size), gigabytes(disk)
 
 
 def zoo_by_size() -> list[tuple[Recipe, DecoderSpec]]:
     every = map(load, names())
     read = [(recipe, from_config(recipe.architecture, recipe.config or {}, origin(recipe.name))) for recipe in every]
     return sorted(read, key=lambda pair: (pair[0].architecture, pair[1].parameters, pair[0].name))
-
-
-def _big(number: float, unit: str) -> str:
-    """In millions or billions: 135 M, 7.6 G; parameters are counted in B."""
-    if number < 0.95e9:
-        return f"{number / 1e6:.0f} M{unit}"
-    return f"{number / 1e9:.1f} {'G' + unit if unit else 'B'}"
 
 
 def _fits(recipe: Recipe, spec: DecoderSpec, devices: int) -> bool:
