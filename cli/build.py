@@ -41,7 +41,7 @@ def _add(parser: argparse.ArgumentParser, option: Option) -> None:
 def _build(args: argparse.Namespace) -> int:
     from cli.prepare import Request, prepare, script
 
-    prepared = prepare(Request.from_args(args), _say)
+    prepared = prepare(Request.from_args(args), say)
     if args.plan:
         print(script(prepared), end="")
         return 0
@@ -65,7 +65,7 @@ def carry_out(prepared: Prepared) -> int:
 def _conclude(folder: Path, verify: str) -> int:
     from cli import pipeline
 
-    manifest = pipeline.judge(folder, verify, _say)
+    manifest = pipeline.judge(folder, verify, say)
     _summarise([score_from_json(s) for s in manifest.parity])
     print(f"{manifest.status}: {folder / manifest.bmodel}" + (f" ({manifest.reason})" if manifest.reason else ""))
     print(f"report: {folder / 'report.html'}")
@@ -87,8 +87,8 @@ def _summarise(scores: list[Score]) -> None:
 def _verify(args: argparse.Namespace) -> int:
     from cli import pipeline
 
-    pipeline.climb_again(args.dir, _say)
-    manifest = pipeline.judge(args.dir, "full", _say)
+    pipeline.climb_again(args.dir, say)
+    manifest = pipeline.judge(args.dir, "full", say)
     if args.json:
         fields = {"status": manifest.status, "reason": manifest.reason, "scores": manifest.parity}
         print(json.dumps(fields, indent=1))
@@ -103,5 +103,5 @@ def _verify(args: argparse.Namespace) -> int:
     return 1 if manifest.status == "failed" else 0
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)

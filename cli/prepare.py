@@ -41,7 +41,6 @@ class Request:
         for option in OPTIONS:
             said = getattr(args, option.name)
             chosen[option.name] = option.parse(said, option.flag) if isinstance(said, str) else said
-        chosen["toolchain"] = chosen["toolchain"] or os.environ.get("TOOLCHAIN")
         return cls(args.recipe, chosen, args.plan)
 
     def __getitem__(self, name: str) -> Any:
@@ -49,6 +48,8 @@ class Request:
         said = self.chosen.get(name)
         if said is None and name == "jobs":
             return os.cpu_count() or 1
+        if said is None and name == "toolchain":
+            said = os.environ.get("TOOLCHAIN") or None
         return said if said is not None else next(option.default for option in OPTIONS if option.name == name)
 
 

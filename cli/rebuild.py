@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -126,14 +124,14 @@ def _rebuild(args: argparse.Namespace) -> int:
         **wanted.inputs["options"],
         "out": args.out,
         "verify": args.verify,
-        "toolchain": args.toolchain or os.environ.get("TOOLCHAIN"),
+        "toolchain": args.toolchain,
     }
     chosen |= {"model": args.model or _model(wanted), "trust_remote_code": args.trust_remote_code or None}
     chosen["jobs"] = by_variable()["JOBS"].parse(args.jobs, "--jobs") if args.jobs else None
     with tempfile.TemporaryDirectory() as scratch:
         recipe = Path(scratch) / f"{wanted.recipe}.yaml"
         recipe.write_text(json.dumps(_recipe(wanted), indent=1), encoding="utf-8")  # JSON is YAML
-        prepared = prepare(Request(str(recipe), chosen), _say)
+        prepared = prepare(Request(str(recipe), chosen), build.say)
     _check_files(wanted, prepared.model_dir)
     if not args.any_tools:
         here = {**pipeline.tools(prepared), SOURCE: _source(pipeline.source())}
@@ -177,7 +175,3 @@ def _check_tools(wanted: Manifest, here: Mapping[str, str], where: Path) -> None
         if before.get(name) != here.get(name):
             what = f"made with {name} {before.get(name, '-')}, and here is {here.get(name, '-')}"
             raise UserError(what, str(where), "install that, or go on with --any-tools")
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -124,7 +124,7 @@ def assemble(checkpoint: Checkpoint, weight: Weight, prefix: str) -> Array:
 
     UserError where a tensor is missing, has another shape than config.json promises, or holds NaN.
     """
-    names = [part.replace("{layer}", prefix) if "{layer}" in part else part for part in weight.parts]
+    names = [part.replace("{layer}", prefix) for part in weight.parts]
     checkpoint.require(names)
     parts = [checkpoint.read(name) for name in names]
     value = np.concatenate(parts, axis=weight.axis) if len(parts) > 1 else parts[0]
