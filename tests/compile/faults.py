@@ -6,11 +6,14 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from compile import executor
 from compile.guard import MARK
@@ -18,6 +21,21 @@ from compile.job import RECORD
 from compile.plan import Plan, Step
 from compile.progress import Lines
 from tests.compile.builds import RUNNERS, small_plan, step
+
+
+@contextlib.contextmanager
+def small_disk(place: Path, size: str) -> Iterator[Path]:
+    """A disk of `size`, as mount spells it, at `place`; the test is skipped where it cannot be mounted."""
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"a small disk needs the right to mount one: {done.stderr.strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
 
 SLOWLY = """
 import subprocess, sys, time

@@ -23,7 +23,7 @@ from compile.plan import Plan
 from compile.store import Store
 from contract.errors import UserError
 from tests.compile.builds import small_plan, step, write
-from tests.compile.faults import end, kill, outputs, remains, run, slow_plan, start, wait_for
+from tests.compile.faults import end, kill, outputs, remains, run, slow_plan, small_disk, start, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -126,16 +126,8 @@ def differing(found: dict[str, bytes], wanted: dict[str, bytes]) -> list[str]:
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 1 MB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"a small disk needs the right to mount one: {done.stderr.strip()}")
-    try:
+    with small_disk(tmp_path / "disk", "1m") as place:
         yield place
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 def test_a_full_disk_is_one_line_and_the_build_goes_on_after_room_is_made(disk: Path) -> None:

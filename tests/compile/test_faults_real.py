@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from tests import tiny
-from tests.compile.faults import remains, wait_for
+from tests.compile.faults import remains, small_disk, wait_for
 
 pytestmark = pytest.mark.toolchain
 ROOT = Path(__file__).parent.parent.parent
@@ -103,16 +103,8 @@ def test_killed_again_and_again_in_another_place_it_gives_the_same_bytes(plain: 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=300m", "tmpfs", str(place)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"a small disk needs the right to mount one: {done.stderr.strip()}")
-    try:
+    with small_disk(tmp_path / "disk", "300m") as place:
         yield place
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 def fill(ballast: Path, room: int) -> None:

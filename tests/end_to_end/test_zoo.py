@@ -22,7 +22,7 @@ from exporters.architecture import find
 from runtime import verify
 from runtime.engine import Engine
 from tests import remote_models, tiny
-from tests.end_to_end.test_line import hf2bmodel
+from tests.end_to_end.test_line import RECIPE, hf2bmodel
 
 pytestmark = pytest.mark.toolchain
 KNOWN = Path(__file__).parent.parent / "zoo.json"
@@ -32,16 +32,6 @@ RESULTS: dict[str, dict[str, dict[str, str]]] = {}
 VOCABULARY = {"vocab_size": 128, "padded_vocab_size": 128}
 CHIP_ONLY = ("f16",)
 CASES = [*tiny.CASES, *remote_models.CASES]
-RECIPE = """\
-name: tiny
-architecture: {architecture}
-source: {{hub: someone/tiny}}
-seq_length: 96
-mode: bf16
-group_size: 32
-options: {{sample: true}}
-prompt: "Hello"
-"""
 Make = Callable[[str], tuple[Path, Path]]
 
 
