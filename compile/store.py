@@ -42,7 +42,6 @@ class Store:
         target = self.folder / record.identity
         with contextlib.suppress(OSError):
             self.folder.mkdir(exist_ok=True)
-            shutil.rmtree(target, ignore_errors=True)
             with _beside(target) as part:
                 _link(made, part, record, digests)
 
@@ -53,7 +52,6 @@ class Store:
         if record is None or record.identity != identity or not whole(source, record, digests):
             return None
         try:
-            shutil.rmtree(target, ignore_errors=True)
             with _beside(target) as part:
                 _link(source, part, record, digests)
                 if not whole(part, record, digests):
@@ -113,13 +111,18 @@ def _link(source: Path, target: Path, record: Record, digests: Digests) -> None:
 
 @contextlib.contextmanager
 def _beside(target: Path) -> Iterator[Path]:
-    """A folder that gets the name `target` when all is well, and goes when it is not."""
-    part = Path(tempfile.mkdtemp(prefix=f"{target.name[:24]}.", suffix=".part", dir=target.parent))
+    """A folder that takes the place of `target` when all is well, and goes when it is not. Nobody finds half of the
+    new folder, and no folder only between two renames."""
+    work = Path(tempfile.mkdtemp(prefix=f"{target.name[:24]}.", suffix=".part", dir=target.parent))
+    part = work / "new"
     try:
+        part.mkdir()
         yield part
+        with contextlib.suppress(FileNotFoundError):
+            target.rename(work / "old")
         part.rename(target)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _entry(path: Path) -> Entry | None:
