@@ -17,8 +17,8 @@ FIXTURES = Path(__file__).parent / "remote_fixtures"
 
 @dataclass(frozen=True)
 class Wheel:
-    """`members`: path in the wheel to path in the checkpoint. `beside`: fixture files that the checkpoint needs as
-    well, likewise: stand-ins for what the package would import of its own."""
+    """`members`: path in the wheel to path in the checkpoint; none for the whole package. `beside`: fixture files that
+    the checkpoint needs as well, likewise: stand-ins for what the package would import of its own."""
 
     requirement: str
     sha256: str
@@ -70,7 +70,17 @@ WHEELS = {
         ),
         {},
     ),
+    # Of use without its compiled half only: see torchvision_processor.py.
+    "torchvision": Wheel(
+        "torchvision==0.29.2", "0875f7a23bd298813240f716c56df44ce72ddb45146589442a38edd0e1f59637", {}, {}
+    ),
+    "av": Wheel("av==18.1.0", "8a032e8d8ebc73dec079364b9b4a6837638a2d106e8472314e685ffbf163e700", {}, {}),
 }
+
+
+def folder(name: str) -> Path:
+    """Where the package of `name` lies, for a child process's PYTHONPATH, or this one's."""
+    return _unzipped(WHEELS[name])
 
 
 def place(name: str, folder: Path) -> None:
@@ -98,7 +108,7 @@ def _unzipped(wheel: Wheel) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".part-", dir=root) as scratch:
         with zipfile.ZipFile(_download(wheel, Path(scratch))) as archive:
-            for member in wheel.members:
+            for member in wheel.members or archive.namelist():
                 archive.extract(member, Path(scratch) / "files")
         try:
             (Path(scratch) / "files").rename(kept)
