@@ -46,6 +46,22 @@ QWEN_CHAT = (
     "{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endif %}{% endfor %}{% if add_generation_prompt %}"
     "<|im_start|>assistant\n{% endif %}"
 )
+QWEN3_CHAT = (
+    "{%- set image_count = namespace(value=0) %}\n{%- set video_count = namespace(value=0) %}\n{%- for message in"
+    " messages %}\n    {{- '<|im_start|>' + message.role + '\\n' }}\n    {%- if message.content is string %}\n"
+    "        {{- message.content }}\n    {%- else %}\n        {%- for content in message.content %}\n"
+    "            {%- if content.type == 'image' or 'image' in content or 'image_url' in content %}\n"
+    "                {%- set image_count.value = image_count.value + 1 %}\n"
+    "                {%- if add_vision_id %}Picture {{ image_count.value }}: {% endif -%}\n"
+    "                <|vision_start|><|image_pad|><|vision_end|>\n"
+    "            {%- elif content.type == 'video' or 'video' in content %}\n"
+    "                {%- set video_count.value = video_count.value + 1 %}\n"
+    "                {%- if add_vision_id %}Video {{ video_count.value }}: {% endif -%}\n"
+    "                <|vision_start|><|video_pad|><|vision_end|>\n            {%- elif 'text' in content %}\n"
+    "                {{- content.text }}\n            {%- endif %}\n        {%- endfor %}\n    {%- endif %}\n"
+    "    {{- '<|im_end|>\\n' }}\n{%- endfor %}\n{%- if add_generation_prompt %}\n"
+    "    {{- '<|im_start|>assistant\\n' }}\n{%- endif %}\n"
+)
 QWEN_PICTURES = {
     "min_pixels": 3136,
     "max_pixels": 12845056,
@@ -56,12 +72,28 @@ QWEN_PICTURES = {
     "image_std": [0.26862954, 0.26130258, 0.27577711],
     "image_processor_type": "Qwen2VLImageProcessor",
 }
+QWEN3_PICTURES = {
+    "size": {"longest_edge": 16777216, "shortest_edge": 65536},
+    "patch_size": 16,
+    "temporal_patch_size": 2,
+    "merge_size": 2,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+    "processor_class": "Qwen3VLProcessor",
+    "image_processor_type": "Qwen2VLImageProcessorFast",
+}
+QWEN3_VIDEOS = {
+    **QWEN3_PICTURES,
+    "size": {"longest_edge": 25165824, "shortest_edge": 4096},
+    "video_processor_type": "Qwen3VLVideoProcessor",
+}
 
 
 @dataclass(frozen=True)
 class Tiny:
     """`text`, `vision`: what differs from COMMON and what the tower needs; `config`: what stands beside the two.
-    `pictures`: preprocessor_config.json. `chat`: the template."""
+    `pictures`, `videos`: preprocessor_config.json, and video_preprocessor_config.json where there is one. `chat`: the
+    template. `flat`: config.json has the text's settings beside vision_config, as it was published."""
 
     model_type: str
     text: dict[str, Any]
@@ -69,6 +101,8 @@ class Tiny:
     pictures: dict[str, Any]
     chat: str
     config: dict[str, Any] = field(default_factory=dict)
+    videos: dict[str, Any] = field(default_factory=dict)
+    flat: bool = False
 
 
 QWEN_IDS = {
@@ -97,6 +131,37 @@ CASES = {
         QWEN_CHAT,
         QWEN_IDS,
     ),
+    "qwen2_vl": Tiny(
+        "qwen2_vl",
+        {"rope_parameters": MROPE, "max_position_embeddings": 512, "tie_word_embeddings": True},
+        {"depth": 3, "embed_dim": 64, "hidden_size": COMMON["hidden_size"], "mlp_ratio": 2, "num_heads": 2},
+        {**QWEN_PICTURES, "processor_class": "Qwen2VLProcessor"},
+        QWEN_CHAT,
+        QWEN_IDS,
+        flat=True,
+    ),
+    "qwen3_vl": Tiny(
+        "qwen3_vl",
+        {
+            "rope_parameters": {**MROPE, "mrope_section": [12, 10, 10], "mrope_interleaved": True},
+            "max_position_embeddings": 512,
+            "head_dim": 64,
+            "num_hidden_layers": 3,  # one more than get features of the tower
+        },
+        {
+            "depth": 4,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_heads": 2,
+            "out_hidden_size": COMMON["hidden_size"],
+            "num_position_embeddings": 36,
+            "deepstack_visual_indexes": [0, 2],
+        },
+        QWEN3_PICTURES,
+        QWEN3_CHAT,
+        QWEN_IDS,
+        QWEN3_VIDEOS,
+    ),
 }
 
 
@@ -119,8 +184,20 @@ def make(name: str, folder: Path, dtype: str = "float32", **config: Any) -> Path
         for parameter in model.parameters():
             parameter.copy_(values(parameter.shape, generator, 1.0 if parameter.dim() == 1 else 0.0))
     model.to(getattr(torch, dtype)).save_pretrained(folder)
+    if case.flat:
+        _flatten(folder / "config.json")
     write_processor(name, folder)
     return folder
+
+
+def _flatten(config: Path) -> None:
+    nested = json.loads(config.read_text())
+    text = nested.pop("text_config")
+    rope = text.pop("rope_parameters")
+    scaling = {"type": "mrope", "mrope_section": rope["mrope_section"]}
+    vision = {key: value for key, value in nested["vision_config"].items() if key != "rope_parameters"}
+    published = {**text, "rope_theta": rope["rope_theta"], "rope_scaling": scaling, **nested, "vision_config": vision}
+    _write(config, {key: value for key, value in published.items() if key != "layer_types"})
 
 
 def write_processor(name: str, folder: Path) -> None:
@@ -133,6 +210,8 @@ def write_processor(name: str, folder: Path) -> None:
     _write(folder / "tokenizer_config.json", settings)
     _write(folder / "chat_template.json", {"chat_template": case.chat})
     _write(folder / "preprocessor_config.json", case.pictures)
+    if case.videos:
+        _write(folder / "video_preprocessor_config.json", case.videos)
 
 
 def _tokenizer() -> Any:
