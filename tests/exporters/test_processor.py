@@ -1,0 +1,199 @@
+"""Prompts with pictures and videos, against what Hugging Face's own processors make of them beside torchvision."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from contract.errors import UserError
+from contract.vision import Prompt
+from exporters import processor
+from exporters.pictures import Video
+from tests import real_code, vision_models
+
+CHILD = Path(__file__).parents[1] / "torchvision_processor.py"
+FREE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+# Two of 255 levels, after normalisation: torchvision rounds otherwise than Pillow in each of two passes of resizing.
+ROUNDED = {"qwen2_vl": 2.01 / 255 / 0.261, "qwen2_5_vl": 2.01 / 255 / 0.261, "qwen3_vl": 2.01 / 255 / 0.5}
+
+
+def noise(*shape: int) -> np.ndarray:
+    """Smooth colours with some noise, as a photograph has them."""
+    generator = np.random.default_rng(sum(shape))
+    height, width = shape[-2:]
+    plane = np.add.outer(np.linspace(0, 120, height), np.linspace(0, 100, width))
+    return (plane[..., None] + generator.integers(0, 30, (*shape, 3))).astype(np.uint8)
+
+
+def picture(height: int, width: int) -> Image.Image:
+    return Image.fromarray(noise(height, width))
+
+
+def film(count: int, height: int, width: int, fps: float = 1.0) -> Video:
+    return Video(noise(count, height, width), count, fps, range(count))
+
+
+@dataclass
+class Case:
+    """`parts` of a user's message; `max_pixels`; `sizes` that tell Hugging Face the same, of pictures and videos."""
+
+    parts: list[dict[str, Any]]
+    max_pixels: int | None = None
+    sizes: tuple[dict[str, int] | None, dict[str, int] | None] = (None, None)
+    tolerance: float = 1e-5
+
+    def messages(self) -> list[dict[str, Any]]:
+        return [{"role": "user", "content": self.parts}]
+
+
+def image_part(*size: int) -> dict[str, Any]:
+    return {"type": "image", "image": picture(*size)}
+
+
+def video_part(*shape: int, fps: float = 1.0) -> dict[str, Any]:
+    return {"type": "video", "video": film(*shape, fps=fps)}
+
+
+TEXT = {"type": "text", "text": "Describe this."}
+
+
+def cases(name: str) -> dict[str, Case]:
+    unit, rounded = 32 if name == "qwen3_vl" else 28, ROUNDED[name]
+    small = {"shortest_edge": 56 * 56, "longest_edge": 8 * unit * 8 * unit}
+    of_frames = {"shortest_edge": 56 * 56, "longest_edge": small["longest_edge"] // 4}
+    return {
+        "text": Case([TEXT]),
+        "picture": Case([image_part(200, 300), TEXT]),
+        "pictures": Case([image_part(100, 400), TEXT, image_part(500, 90), image_part(20, 30)]),
+        "limited": Case([image_part(600, 900), TEXT], small["longest_edge"], (small, None)),
+        "video": Case([video_part(6, 12 * unit, 10 * unit), TEXT]),
+        "video, odd and at another pace": Case([video_part(5, 8 * unit, 12 * unit, fps=3.0), TEXT]),
+        "video, resized": Case([video_part(4, 333, 444), TEXT], tolerance=rounded),
+        "video, limited": Case(
+            [video_part(4, 333, 444), TEXT], small["longest_edge"], (None, of_frames), tolerance=rounded
+        ),
+        "both": Case([image_part(90, 120), video_part(4, 12 * unit, 10 * unit), TEXT, image_part(60, 60)]),
+    }
+
+
+def asked(name: str, case: Case) -> dict[str, Any]:
+    images = [part["image"] for part in case.parts if part["type"] == "image"]
+    videos = [part["video"] for part in case.parts if part["type"] == "video"]
+    bare = [part if part["type"] == "text" else {"type": part["type"]} for part in case.parts]
+    images_size, videos_size = case.sizes
+    if images_size and name == "qwen3_vl":
+        images_size = {**images_size, "shortest_edge": min(65536, images_size["longest_edge"])}
+    if videos_size and name == "qwen3_vl":  # of all frames together
+        videos_size = {"shortest_edge": 4096, "longest_edge": videos_size["longest_edge"] * len(videos[0].frames)}
+    return {
+        "messages": [{"role": "user", "content": bare}],
+        "images": images,
+        "videos": [video.frames for video in videos],
+        "metadata": [
+            {"total_num_frames": video.total, "fps": video.fps, "frames_indices": list(video.numbers)}
+            for video in videos
+        ],
+        "sizes": (images_size, videos_size),
+        "sample": [],
+    }
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    made = {name: tmp_path_factory.mktemp(name) for name in FREE}
+    for name, folder in made.items():
+        vision_models.write_processor(name, folder)
+    return made
+
+
+def reference(folder: Path, questions: list[dict[str, Any]], scratch: Path) -> list[Any]:
+    (scratch / "asked").write_bytes(pickle.dumps(questions))
+    path = os.pathsep.join([str(real_code.folder("torchvision")), str(CHILD.parents[1])])
+    command = [sys.executable, str(CHILD), str(folder), str(scratch / "asked"), str(scratch / "made")]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return pickle.loads((scratch / "made").read_bytes())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FREE)
+def test_prompts_are_hugging_faces(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    all_cases = cases(name)
+    found = reference(folders[name], [asked(name, case) for case in all_cases.values()], tmp_path)
+    for (label, case), theirs in zip(all_cases.items(), found, strict=True):
+        ours = processor.load(folders[name], case.max_pixels).prompt(case.messages())
+        assert ours.ids == list(theirs["input_ids"][0]), label
+        check_pictures(label, case, ours, theirs)
+
+
+def check_pictures(label: str, case: Case, ours: Prompt, theirs: dict[str, Any]) -> None:
+    if case.parts == [TEXT]:
+        assert ours.pictures is None
+        return
+    assert ours.pictures is not None
+    left = {"image": theirs.get("pixel_values"), "video": theirs.get("pixel_values_videos")}
+    grids = {kind: iter(theirs.get(f"{kind}_grid_thw", ())) for kind in left}
+    seconds = iter(theirs.get("second_per_grid_ts", ()))
+    shown = [part["type"] for part in case.parts if part["type"] != "text"]
+    for index, (kind, part) in enumerate(zip(shown, ours.pictures.parts(), strict=True)):
+        assert ours.pictures.grids[index] == tuple(next(grids[kind])), label
+        assert ours.pictures.videos[index] == (kind == "video")
+        assert ours.pictures.seconds[index] == (next(seconds, 0.0) if kind == "video" else 0.0)
+        expected, left[kind] = left[kind][: len(part)], left[kind][len(part) :]
+        assert part.dtype == np.float32
+        np.testing.assert_allclose(part, expected, atol=case.tolerance, rtol=0, err_msg=label)
+    assert all(rest is None or len(rest) == 0 for rest in left.values()), label
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
+def test_frames_are_sampled_as_by_hugging_face(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    from transformers.video_utils import VideoMetadata
+
+    asking = [
+        (total, fps, wanted) for total in (4, 7, 50, 301) for fps in (8.0, 23.976, 30.0) for wanted in (0.5, 1, 2)
+    ]
+    sample = [({"fps": wanted}, VideoMetadata(total, fps)) for total, fps, wanted in asking]
+    question = {"messages": [], "images": [], "videos": [], "metadata": [], "sizes": (None, None), "sample": sample}
+    (theirs,) = reference(folders[name], [question], tmp_path)
+    frames = processor.load(folders[name]).processor.video_processor
+    assert [frames.sample(*row).tolist() for row in asking] == theirs
+
+
+def test_the_rows_of_a_picture_are_its_placeholders(folders: dict[str, Path]) -> None:
+    for name in FREE:
+        made = processor.load(folders[name]).prompt(Case([image_part(300, 200), TEXT]).messages())
+        assert made.pictures is not None
+        assert made.ids.count(vision_models.IDS["<|image_pad|>"]) == len(made.pictures.pixels) // 4
+
+
+def test_without_a_template_the_placeholders_stand_where_the_pictures_do(folders: dict[str, Path]) -> None:
+    made = processor.load(folders["qwen2_5_vl"]).prompt(Case([TEXT, image_part(56, 56)]).messages(), template=False)
+    loaded = processor.load(folders["qwen2_5_vl"])
+    assert made.ids == [*loaded.tokenizer(TEXT["text"])["input_ids"], *[vision_models.IDS["<|image_pad|>"]] * 4]
+
+
+def test_a_shape_that_hugging_face_refuses_is_the_users_mistake(folders: dict[str, Path]) -> None:
+    with pytest.raises(UserError, match="aspect ratio"):
+        processor.load(folders["qwen2_vl"]).prompt(Case([image_part(2, 900)]).messages())
+
+
+def test_a_text_model_has_no_processor(tmp_path: Path) -> None:
+    assert not processor.shows_pictures(tmp_path)
+    with pytest.raises(UserError, match="no processor for pictures"):
+        processor.load(tmp_path)
+
+
+def test_a_processor_of_the_checkpoints_own_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "preprocessor_config.json").write_text('{"processor_class": "MiniCPMVProcessor"}')
+    with pytest.raises(UserError, match="MiniCPMVProcessor is not one of transformers'"):
+        processor.load(tmp_path)
