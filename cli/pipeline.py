@@ -20,7 +20,7 @@ from rich.console import Console
 
 from cli import cache, link
 from cli.prepare import Prepared, Say
-from compile import digest, executor, guard, plan, profile, progress, quantization, report, toolchain
+from compile import digest, executor, guard, plan, profile, progress, quantization, report, toolchain, vision
 from compile.digest import Digests
 from compile.job import Record
 from compile.store import Store
@@ -224,6 +224,7 @@ def _manifest(prepared: Prepared, records: Mapping[str, Record], digests: Digest
         "intermediate": spec.intermediate,
         "rope_switches": spec.switches(options.seq_length),
         "rope_restarts": spec.rope_restarts,
+        "tower": vision.tower(spec, options),
         "digest": digests.path(prepared.model_dir),
     }
     return Manifest(

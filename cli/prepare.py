@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from compile import deploy, estimate, plan, quantization, toolchain, vendor
+from compile import deploy, estimate, plan, quantization, toolchain, vendor, vision
 from compile import script as scripts
 from contract.errors import UserError
 from contract.options import OPTIONS
@@ -76,6 +76,7 @@ def prepare(request: Request, say: Say) -> Prepared:
     options, trusted, out = _settled(recipe, request), request["trust_remote_code"], Path(request["out"])
     foretold = None if request["model"] else _foretold(recipe, origin(request.recipe))
     if foretold:  # refuse before anything is fetched what the published config refuses
+        options = vision.settle(foretold, options)
         made = plan.make_plan(recipe, foretold, UNKNOWN, out, options, trusted)
     tools = _toolchain(request, made.folder if foretold else out)
     if options.route == vendor.ROUTE:
@@ -93,7 +94,7 @@ def prepare(request: Request, say: Say) -> Prepared:
             estimate.check_disk(made.folder, made.disk)
         model_dir = sources.resolve(recipe, request["model"], sources.cache_folder(), say)
     spec = specs.read(model_dir)
-    options, grid = _grid(model_dir, spec, options, request.chosen.get("group_size"))
+    options, grid = _grid(model_dir, spec, vision.settle(spec, options), request.chosen.get("group_size"))
     made = plan.make_plan(recipe, spec, model_dir, out, options, trusted, grid)
     architecture = find(spec.model_type)
     if architecture.remote:

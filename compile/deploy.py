@@ -27,7 +27,7 @@ class Target:
     `devices`: chips that share a net's weights.
     `layer_norm`: the model's norms are LayerNorm, which --high_precision computes in float32, with the input of every
     net that begins with one; others take the half type, as all nets between them must. `dynamic`: prefill nets take
-    any number of positions up to the built one."""
+    any number of positions up to the built one; `dynamic_vit`: the tower any number of patches."""
 
     chip: str
     devices: int
@@ -35,6 +35,7 @@ class Target:
     layer_norm: bool = False
     symmetric: bool = False
     dynamic: bool = False
+    dynamic_vit: bool = False
 
 
 def transform(name: str, onnx: str) -> tuple[str, ...]:
@@ -65,10 +66,10 @@ def deploy(net: graphs.GraphSpec, quantize: str, target: Target) -> tuple[str, .
         *("--mlir", f"{net.name}.mlir"),
         *("--model", f"{net.name}.bmodel"),
         *("--chip", target.chip),
-        *_quantization(net.kind, quantize, target),
+        *_quantization(net, quantize, target),
         *_parallel(net.kind, target),
         *("--addr_mode", _addr_mode(net.kind)),
-        *(("--dynamic",) if net.kind == graphs.SAMPLE_HEAD or (target.dynamic and net.kind in PREFILL) else ()),
+        *(("--dynamic",) if _dynamic(net.kind, target) else ()),
         *(() if target.layer_norm else ("--high_precision",)),
         "--disable_gdma_check",
     )
@@ -88,18 +89,27 @@ def combine_order(nets: tuple[graphs.GraphSpec, ...]) -> tuple[graphs.GraphSpec,
     return tuple(sorted(nets, key=lambda net: net.kind in followers))
 
 
-def _quantization(kind: str, quantize: str, target: Target) -> tuple[str, ...]:
+def _dynamic(kind: str, target: Target) -> bool:
+    if kind == graphs.VIT:
+        return target.dynamic_vit
+    return kind == graphs.SAMPLE_HEAD or (target.dynamic and kind in PREFILL)
+
+
+def _quantization(net: graphs.GraphSpec, quantize: str, target: Target) -> tuple[str, ...]:
     """--quant_input and --quant_output strip the casts at a net's ends: tensors there are of the chip's half type.
+    Pictures come as float32, and a tower in float16 may have to give bfloat16.
 
     The group is always named: left to itself (64 or, told 0, 128 for 8 bits), the tool silently keeps 16 bits where
     the group does not divide the channels, or cuts them into groups that do not fit and computes nonsense.
     """
-    words = ["--quantize", quantize]
+    kind, words = net.kind, ["--quantize", quantize]
     if quantize.startswith(("W4", "W8")):
         words += ["--q_group_size", str(target.group_size), *(("--q_symmetric",) if target.symmetric else ())]
-    if kind not in _SINGLE_CHIP:
+    if kind not in (*_SINGLE_CHIP, graphs.VIT):
         words.append("--quant_input")
-    if kind not in (*_SINGLE_CHIP, graphs.LM_HEAD):  # lm_head's logits and token id are float32 and int32
+    if kind == graphs.VIT and quantize == "F16" and net.outputs[0].dtype == graphs.BFLOAT16:
+        words.append("--quant_output_bf16")
+    elif kind not in (*_SINGLE_CHIP, graphs.LM_HEAD):  # lm_head's logits and token id are float32 and int32
         words.append("--quant_output")
     return tuple(words)
 

@@ -30,7 +30,9 @@ _COMMANDS = 30_000  # of one layer's net
 
 
 def group_bytes(spec: DecoderSpec, group: str) -> int:
-    """Float32 bytes of a group's weights: embedding, head, or layer_<i>."""
+    """Float32 bytes of a group's weights: embedding, head, vit, or layer_<i>."""
+    if group == graphs.VIT and spec.vision:
+        return 4 * spec.vision.parameters
     if not group.startswith("layer_"):
         return 4 * spec.vocab * spec.hidden
     return 4 * spec.layer_parameters[int(group.removeprefix("layer_"))]
@@ -47,7 +49,8 @@ def bmodel_bytes(recipe: Recipe, spec: DecoderSpec, mode: str, seq_length: int, 
     apart = words[0] != words[1] or (words[0].startswith("W") and spec.hidden % 64 > 0)
     blocks = sum(nets) if apart else nets[0]
     head = _stored(table, recipe.quantize(graphs.LM_HEAD, mode), group_size)
-    return _KERNEL + 2 * table + head + blocks + 2 * spec.layers * _COMMANDS
+    tower = 2 * spec.vision.parameters if spec.vision else 0
+    return _KERNEL + 2 * table + head + blocks + tower + 2 * spec.layers * _COMMANDS
 
 
 def _stored(weights: int, quantize: str, group_size: int) -> int:

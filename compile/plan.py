@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compile import deploy, estimate, lengths, quantization, sizes, vendor
+from compile import deploy, estimate, lengths, quantization, sizes, vendor, vision
 from contract import graphs
 from contract.ladder import POSITIONS
 from contract.options import BUILD, folder_name
+from contract.vision import PICTURES
 
 if TYPE_CHECKING:
     from exporters.spec import DecoderSpec
@@ -44,6 +45,9 @@ class Options:
     input_length: int | None
     history: bool
     dynamic: bool
+    max_pixels: str | None
+    vit: str | None
+    dynamic_vit: bool
 
     @property
     def prefill_length(self) -> int:
@@ -112,13 +116,15 @@ def make_plan(
 ) -> Plan:
     """The plan of one build in `out`. UserError for options that the chip, the compiler or the model refuse. `trust`:
     the checkpoint's own code may run. `grid`: bits of the levels that the checkpoint's layers keep; 0: none."""
+    options = vision.settle(spec, options)
+    vision.check(spec, options)
     sizes.check(spec, options)
     lengths.check(spec, options)
     quantization.check(recipe, spec, options)
     if options.route == vendor.ROUTE:
         vendor.check(spec, options)
     geometry = spec.geometry(options.seq_length, quantization.half(spec, options), options.prefill_length)
-    nets = graphs.decoder_graphs(geometry, not options.sample, options.history)
+    nets = graphs.decoder_graphs(geometry, not options.sample, options.history) + vision.nets(spec, options, geometry)
     folder = out.absolute() / folder_name(recipe.name, asdict(options), asdict(settle(recipe, {})))
     build = _Build(recipe, spec, str(model_dir.absolute()), options, nets, trust, grid)
     if options.route == vendor.ROUTE:
@@ -150,7 +156,9 @@ def _sizes(options: Mapping[str, Any]) -> tuple[str, ...]:
     """What trace and parity must be told alike."""
     length, devices = options["seq_length"], options["devices"]
     prefill = lengths.flags(length, options.get("input_length"), options.get("history", False))
-    return ("--seq-length", str(length), "--devices", str(devices), *prefill)
+    pixels = options.get("max_pixels")
+    largest = ("--max-pixels", pixels) if pixels else ()
+    return ("--seq-length", str(length), "--devices", str(devices), *prefill, *largest)
 
 
 def _adapter(folder: str | None) -> tuple[str, ...]:
@@ -186,7 +194,8 @@ class _Build:
     grid: int
 
     def groups(self) -> tuple[str, ...]:
-        return ("embedding", "head", *(f"layer_{i}" for i in range(self.spec.layers)))
+        tower = (graphs.VIT,) if self.spec.vision else ()
+        return ("embedding", "head", *tower, *(f"layer_{i}" for i in range(self.spec.layers)))
 
     def weights(self) -> tuple[str, ...]:
         """The folders that the model's weights come from."""
@@ -209,7 +218,8 @@ class _Build:
     def parity(self) -> Step:
         command = parity_command(self.model, asdict(self.options), self.recipe.prompt, self.trust)
         inputs = (*self.weights(), *(f"{_bind_step(group)}/" for group in self.groups()))
-        outputs = ("parity.json", "reference/tokens.json", *(f"reference/{n.name}.npz" for n in self.nets))
+        shown = (f"reference/{PICTURES}",) if self.spec.vision else ()
+        outputs = ("parity.json", "reference/tokens.json", *shown, *(f"reference/{n.name}.npz" for n in self.nets))
         return Step(PARITY, (command,), inputs, outputs, EXPORTER, estimate.parity_memory(self.spec))
 
     def templates(self) -> tuple[Step, ...]:
@@ -244,7 +254,9 @@ class _Build:
             memory = estimate.deploy_memory(self.spec, group)
         quantize = quantization.word(self.recipe, self.spec, o, net.kind, self.grid)
         group_size = quantization.group_size(self.spec, o, net.kind, quantize)
-        target = deploy.Target(o.chip, o.devices, group_size, self.spec.layer_norm, o.symmetric, o.dynamic)
+        target = deploy.Target(
+            o.chip, o.devices, group_size, self.spec.layer_norm, o.symmetric, o.dynamic, o.dynamic_vit
+        )
         commands = [first, deploy.deploy(net, quantize, target), _normalise(f"{name}.bmodel")]
         if self.grid and net.layer is not None:
             grids = f"{_bind_step(group)}/{GRIDS}"
@@ -278,6 +290,8 @@ def _group(net: graphs.GraphSpec) -> str:
     """The bind step that holds a net: nets of a group share one weight file."""
     if net.layer is not None:
         return f"layer_{net.layer}"
+    if net.kind in (graphs.VIT, graphs.ADD):
+        return graphs.VIT
     return "embedding" if net.kind in (graphs.EMBEDDING, graphs.EMBEDDING_CACHE) else "head"
 
 

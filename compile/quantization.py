@@ -13,7 +13,7 @@ from dataclasses import replace
 from math import gcd
 from typing import TYPE_CHECKING
 
-from compile import vendor
+from compile import vendor, vision
 from contract import graphs
 from contract.errors import UserError, one_of
 from contract.modes import MODES
@@ -52,6 +52,8 @@ def widths(spec: DecoderSpec, devices: int, kind: str) -> dict[str, int]:
     """Input channels of a net's linear layers, on one device; lm_head is split by its outputs."""
     if kind == graphs.LM_HEAD:
         return {"hidden size": spec.hidden}
+    if kind == graphs.VIT and spec.vision:
+        return dict(spec.vision.widths)
     return {name: width if name == "hidden size" else width // devices for name, width in spec.widths}
 
 
@@ -66,6 +68,8 @@ def word(recipe: Recipe, spec: DecoderSpec, options: Options, kind: str, grid: i
     if options.route == vendor.ROUTE:
         return vendor.word(spec, options, kind)
     said = recipe.quantize(kind, options.mode, options.head)
+    if kind == graphs.VIT:
+        return vision.word(options, said)
     return said[2:] if grid and kind in graphs.LAYER_KINDS and said.startswith(f"W{grid}") else said
 
 

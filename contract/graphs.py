@@ -28,7 +28,9 @@ SAMPLE_HEAD = "sample_head"
 BLOCK = "block"
 BLOCK_CACHE = "block_cache"
 BLOCK_KV = "block_kv"
-KINDS = (EMBEDDING, EMBEDDING_CACHE, BLOCK, BLOCK_CACHE, BLOCK_KV, LM_HEAD, GREEDY_HEAD, SAMPLE_HEAD)
+VIT = "vit"
+ADD = "add"
+KINDS = (EMBEDDING, EMBEDDING_CACHE, BLOCK, BLOCK_CACHE, BLOCK_KV, LM_HEAD, GREEDY_HEAD, SAMPLE_HEAD, VIT, ADD)
 
 LAYER_KINDS = (BLOCK, BLOCK_CACHE, BLOCK_KV)
 
@@ -47,6 +49,24 @@ class TensorSpec:
     name: str
     shape: tuple[int, ...]
     dtype: str
+
+
+@dataclass(frozen=True)
+class VisionGeometry:
+    """The sizes of a tower's net. `patches`, `patch_size`: patches of a launch and values of each, for a tower whose
+    grid is free; `picture`: [height, width] in pixels for one whose pictures have one size. `rows`: feature rows out
+    of a launch, [rows, `hidden`]. `windows`: some layers attend within windows. `table`: positions are interpolated
+    from a learned table. `deepstack`: so many more outputs like that, for the decoder's first layers."""
+
+    hidden: int
+    rows: int
+    patches: int = 0
+    patch_size: int = 0
+    picture: tuple[int, int] = (0, 0)
+    windows: bool = False
+    table: bool = False
+    deepstack: int = 0
+    half: str = BFLOAT16
 
 
 @dataclass(frozen=True)
@@ -71,7 +91,7 @@ class GraphSpec:
 @dataclass(frozen=True)
 class Geometry:
     """The sizes that fix every shape of a decoder built for `seq_length` positions, of which a prefill net takes
-    `input_length` at once; 0 means all."""
+    `input_length` at once; 0 means all. `axes`: numbers that make one position: 3 with M-RoPE (time, height, width)."""
 
     layers: int
     hidden: int
@@ -82,6 +102,7 @@ class Geometry:
     seq_length: int
     half: str = BFLOAT16
     input_length: int = 0
+    axes: int = 1
 
     @property
     def prefill_length(self) -> int:
@@ -161,7 +182,7 @@ def _history(g: Geometry) -> tuple[TensorSpec, ...]:
 def _block_inputs(g: Geometry, length: int, visible: int) -> tuple[TensorSpec, ...]:
     return (
         TensorSpec("input_states", (1, length, g.hidden), g.half),
-        TensorSpec("position_ids", (1, length), INT32),
+        TensorSpec("position_ids", (g.axes, length), INT32),
         TensorSpec("attention_mask", (1, 1, length, visible), g.half),
     )
 
@@ -207,6 +228,32 @@ def sample_head(g: Geometry) -> GraphSpec:
     candidates = (1, min(SAMPLE_CANDIDATES, g.vocab))
     outputs = (TensorSpec("probs", candidates, FLOAT32), TensorSpec("token_idx", candidates, INT32))
     return GraphSpec(SAMPLE_HEAD, SAMPLE_HEAD, None, inputs, outputs)
+
+
+def vit(v: VisionGeometry) -> GraphSpec:
+    """Pixels to feature rows, in the decoder's half type. Masks hold MASKED and 0; where there are windows, patches
+    come in their order, and `reverse_index` puts the rows back."""
+    names = ("image_embeds", *(f"deepstack_{i}" for i in range(v.deepstack)))
+    features = tuple(TensorSpec(name, (v.rows, v.hidden), v.half) for name in names)
+    if not v.patches:
+        pixels = TensorSpec("pixel_values", (1, 3, *v.picture), FLOAT32)
+        return GraphSpec(VIT, VIT, None, (pixels,), features)
+    n = v.patches
+    inputs = [TensorSpec("input_states", (n, v.patch_size), FLOAT32), TensorSpec("position_ids", (n, 2), INT32)]
+    if v.table:
+        inputs += [TensorSpec("pos_idx", (n, 4), INT32), TensorSpec("pos_weight", (n, 4, 1), FLOAT32)]
+    inputs.append(TensorSpec("full_attn_mask", (1, 1, n, n), FLOAT32))
+    if v.windows:
+        inputs.append(TensorSpec("window_attn_mask", (1, 1, n, n), FLOAT32))
+        inputs.append(TensorSpec("reverse_index", (v.rows,), INT32))
+    return GraphSpec(VIT, VIT, None, tuple(inputs), features)
+
+
+def add(g: Geometry) -> GraphSpec:
+    """Deepstack features onto the hidden states of a prefill net, both flat: [T * H]."""
+    flat = (g.prefill_length * g.hidden,)
+    inputs = tuple(TensorSpec(name, flat, g.half) for name in ("input0", "input1"))
+    return GraphSpec(ADD, ADD, None, inputs, (TensorSpec("output", flat, g.half),))
 
 
 def decoder_graphs(g: Geometry, top1: bool, history: bool = False) -> tuple[GraphSpec, ...]:

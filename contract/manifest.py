@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from contract.errors import UserError
+from contract.vision import Tower
 
 SCHEMA = 1
 NAME = "manifest.json"
@@ -20,7 +21,8 @@ class Manifest:
     """Sizes are bytes, times seconds, cycles as the compiler's profile counts them.
 
     `model`: source path, hub id and revision, model_type, content hashes of config and weight files; for rope that
-    changes with the length of the sequence, `rope_switches` and `rope_restarts` (see Rope).
+    changes with the length of the sequence, `rope_switches` and `rope_restarts` (see Rope); `tower`: fields of
+    contract.vision.Tower, of a model that sees.
     `options`: mode, chip, devices, seq_length, head, group size. `geometry`: fields of contract.graphs.Geometry.
     `tools`: versions. `nets`: per net name its kind, layer, quantize, cycles, bytes, seconds.
     `sha256`: of the bmodel. `inputs`: all that decides its bytes, so that they can be made again: the recipe's values,
@@ -65,6 +67,14 @@ def rope(bmodel: Path) -> Rope:
         return Rope()
     model = read(bmodel.parent).model
     return Rope(tuple(model.get("rope_switches", ())), model.get("rope_restarts", True))
+
+
+def tower(bmodel: Path) -> Tower | None:
+    """What the host must know of the bmodel's vision tower; None where it has none, or no manifest that says so."""
+    if not (bmodel.parent / NAME).is_file():
+        return None
+    said = read(bmodel.parent).model.get("tower")
+    return Tower(**said) if said else None
 
 
 def write(manifest: Manifest, folder: Path) -> None:

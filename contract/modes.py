@@ -50,6 +50,8 @@ CHIPS = {
 DEVICES = (1, 2, 4, 8)
 # What lm_head's weights may be quantised to, whatever the mode does with the blocks.
 HEADS = ("int4", "int8", "bf16")
+# What a vision tower's weights may be, whatever the mode does with the blocks.
+VITS = ("f16", "bf16", "int8")
 # How a checkpoint becomes nets: by way of our ONNX, or by the vendor's own converter (compile.vendor).
 ROUTES = ("onnx", "llm_convert")
 # How much of the ladder a build climbs: all, the rungs that need no simulator, or nothing.

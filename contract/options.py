@@ -12,7 +12,7 @@ from pathlib import PurePath
 from typing import Any
 
 from contract.errors import UserError, one_of
-from contract.modes import CHIPS, DEVICES, HEADS, MODES, ROUTES, TOOLCHAINS, VERIFY
+from contract.modes import CHIPS, DEVICES, HEADS, MODES, ROUTES, TOOLCHAINS, VERIFY, VITS
 
 CHOICE, NUMBER, SWITCH, TEXT = "choice", "number", "switch", "text"
 
@@ -75,6 +75,9 @@ BUILD = (
     Option("input_length", "INPUT", NUMBER, "positions of a prompt, or of its chunks (default: SEQ)", suffix="in{}"),
     Option("history", "HISTORY", SWITCH, "prefill in chunks, over what is cached already", False, suffix="history"),
     Option("dynamic", "DYNAMIC", SWITCH, "prefill computes a prompt's own length only", False, suffix="dynamic"),
+    Option("max_pixels", "MAX_PIXELS", TEXT, "height,width of the largest picture, in pixels", suffix="px{}"),
+    Option("vit", "VIT", CHOICE, "weights of the vision tower (default: 16 bits)", allowed=VITS, suffix="vit-{}"),
+    Option("dynamic_vit", "DYNAMIC_VIT", SWITCH, "smaller pictures cost less", False, suffix="dynamic-vit"),
 )
 # Those that decide how it is made.
 WORK = (

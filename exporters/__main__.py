@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from contract.errors import UserError
+from exporters import vision
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--input-length", type=int, default=0, help="positions of a prefill net; 0: all")
         command.add_argument("--history", action="store_true", help="nets that prefill over an earlier KV cache")
         command.add_argument("--trust-remote-code", action="store_true")
+        command.add_argument("--max-pixels", type=vision.size, metavar="HEIGHT,WIDTH", help="the largest picture")
     for command in (bind, parity):
         command.add_argument("--adapter", type=Path, help="folder of a LoRA adapter to merge")
     for command in (trace, bind, parity):
@@ -56,7 +58,7 @@ def _trace(args: argparse.Namespace) -> None:
     fused_head = "argmax" if args.devices == 1 else "topk"
     top1 = None if args.sample else fused_head
     decoder = Decoder(args.model, args.devices, args.trust_remote_code)
-    trace_decoder(decoder, args.seq_length, top1, args.out, args.input_length, args.history)
+    trace_decoder(decoder, args.seq_length, top1, args.out, args.input_length, args.history, args.max_pixels)
 
 
 def _bind(args: argparse.Namespace) -> None:
@@ -71,7 +73,7 @@ def _parity(args: argparse.Namespace) -> None:
     from exporters.parity import climb
 
     decoder = Decoder(args.model, args.devices, args.trust_remote_code, args.adapter)
-    forms = (args.input_length, args.history)
+    forms = (args.input_length, args.history, args.max_pixels)
     climb(decoder, args.graphs, args.seq_length, args.prompt, args.positions, args.out, *forms)
     if args.norm_in_layer:
         from exporters import normed

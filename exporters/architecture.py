@@ -12,12 +12,14 @@ from typing import Any
 from contract.errors import UserError, one_of
 from exporters.rows import Rows
 from exporters.spec import DecoderSpec, llama_like
+from exporters.vision import Vision
 
 # The files of this folder that hold a table, each as ARCHITECTURE.
 TABLES = (
     *("llama", "qwen2", "mistral", "qwen3", "phi3", "gemma", "gemma3", "glm"),
     *("falcon", "gpt_bigcode", "minicpm3", "deepseek_v2"),
     *("qwen", "baichuan", "chatglm", "internlm2"),
+    *("qwen_vl",),
 )
 
 
@@ -37,14 +39,15 @@ class Source:
 class Swap:
     """In each layer that has a module at `when` (or `at`), the module at `at` gives way to one of ours.
 
-    `to`: "module:Class", called with the old module and these sources. `sources(spec, devices)`: for each module
+    `to`: "module:Class", called with the old module and these sources. `sources(spec, devices)`, of the decoder's spec
+    or the tower's: for each module
     of the new one, relative to it, where its weights come from, relative to the old one; what is not named keeps
     its path.
     """
 
     at: str
     to: str
-    sources: Callable[[DecoderSpec, int], Mapping[str, Source]]
+    sources: Callable[[Any, int], Mapping[str, Source]]
     when: str = ""
 
 
@@ -58,6 +61,8 @@ class Architecture:
     `devices`: whether a build may be split over several devices.
     `normalised_head`: class of a head that divides the rows of its weight by their length.
     `remote`: the checkpoint brings its own code.
+    `auto`: transformers' class that makes the model. `stored`: prefixes of tensors' names as some files have them, and
+    as the model has them. `vision`: the tower beside the decoder.
     """
 
     model_types: tuple[str, ...]
@@ -73,7 +78,18 @@ class Architecture:
     normalised_head: str = ""
     remote: bool = False
     devices: bool = True
+    auto: str = "AutoModelForCausalLM"
+    stored: tuple[tuple[str, str], ...] = ()
+    vision: Vision | None = None
     read: Callable[[dict[str, Any]], DecoderSpec] = llama_like
+
+    def in_memory(self, name: str) -> str:
+        """A tensor's name in the model, of its name in a file."""
+        if not any(name.startswith(ours) for _, ours in self.stored):
+            for theirs, ours in self.stored:
+                if name.startswith(theirs):
+                    return ours + name.removeprefix(theirs)
+        return name
 
     def required_weights(self, spec: DecoderSpec) -> tuple[str, ...]:
         """Names of the tensors without which nothing can be exported."""

@@ -31,11 +31,11 @@ Array = np.ndarray[Any, np.dtype[np.float32]]
 @dataclass(frozen=True)
 class Weight:
     """One initializer, float32 of `shape` as stored: the checkpoint's `parts` joined along `axis`, of which `rows`
-    (strided ranges; all, where there are none) are taken, divided by their length if `normalised`, then transposed
-    if `transposed`.
+    (strided ranges; all, where there are none) are taken, divided by their length if `normalised`, made two-dimensional
+    if `flat`, then transposed if `transposed`.
 
-    In `parts`, "{layer}" stands for the layer's own prefix. Without parts it is a constant that tracing computed, such
-    as a rotary table.
+    In `parts`, "{layer}" stands for the layer's own prefix, or the tower's. Without parts it is a constant that tracing
+    computed, such as a rotary table.
     """
 
     name: str
@@ -44,6 +44,7 @@ class Weight:
     rows: Rows = ()
     axis: int = 0
     normalised: bool = False
+    flat: bool = False
     transposed: bool = False
 
 
@@ -91,12 +92,12 @@ def _copies(part: str, experts: int) -> int:
 
 
 def bind(checkpoint: Checkpoint, skeletons: Path, group: str, out: Path, with_grids: bool = False) -> None:
-    """Write the finished nets of `group` (embedding, head or layer_<i>) into `out`; `with_grids`: exporters.grids.
+    """Write the finished nets of `group` (embedding, head, vit or layer_<i>) into `out`; `with_grids`: exporters.grids.
 
     UserError where the checkpoint's tensor has another shape than its config.json promises, or holds NaN.
     """
     data = json.loads((skeletons / BINDINGS).read_text(encoding="utf-8"))
-    prefix, key, names = "", group, {}
+    prefix, key, names = f"{data['tower']}." if group == graphs.VIT else "", group, {}
     if group.startswith("layer_"):
         index = int(group.removeprefix("layer_"))
         kind = data["layer_kinds"][index]
@@ -132,6 +133,7 @@ def assemble(checkpoint: Checkpoint, weight: Weight, prefix: str) -> Array:
         value = np.concatenate([value[start:stop:step] for start, stop, step in weight.rows])
     if weight.normalised:
         value = value / np.maximum(np.linalg.norm(value, axis=-1, keepdims=True), 1e-12)
+    value = value.reshape(len(value), -1) if weight.flat else value
     value = np.ascontiguousarray(value.T) if weight.transposed else value
     if value.shape != weight.shape:
         found, wanted = list(value.shape), list(weight.shape)

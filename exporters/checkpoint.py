@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +21,29 @@ from contract.errors import UserError
 from exporters import adapter as adapters
 from exporters import quantized
 from exporters.adapter import Adapter
+from exporters.architecture import tables
 from exporters.quantized import LAYOUTS, Array, Grid, packed_modules
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 FLOATS = ("F64", "F32", "F16", "BF16")
 
 
-class _Files:
-    """Tensors as they are stored, by name. `paths`: the weight files, in order."""
+def _same(name: str) -> str:
+    return name
 
-    def __init__(self, paths: list[Path], is_bin: bool) -> None:
+
+class _Files:
+    """Tensors as they are stored, by the names that `in_memory` gives them. `paths`: the weight files, in order."""
+
+    def __init__(self, paths: list[Path], is_bin: bool, in_memory: Callable[[str], str] = _same) -> None:
         self.paths, self._is_bin = paths, is_bin
         self.where: dict[str, Path] = {}
+        self._stored: dict[str, str] = {}
         self._open: dict[Path, Any] = {}
         for path in self.paths:
-            for name in self._load(path).keys():  # noqa: SIM118  (safe_open is no dict)
-                self.where[name] = path
+            for stored in self._load(path).keys():  # noqa: SIM118  (safe_open is no dict)
+                name = in_memory(stored)
+                self.where[name], self._stored[name] = path, stored
 
     def _load(self, path: Path) -> Any:
         if path not in self._open:
@@ -55,7 +62,7 @@ class _Files:
 
     def dtype(self, name: str) -> str:
         """As safetensors spells it: F32, F16, BF16, …"""
-        file = self._load(self.where[name])
+        file, name = self._load(self.where[name]), self._stored[name]
         if not self._is_bin:
             return str(file.get_slice(name).get_dtype())
         torch_names = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -63,15 +70,15 @@ class _Files:
         return torch_names.get(bare, bare)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        file = self._load(self.where[name])
+        file, name = self._load(self.where[name]), self._stored[name]
         return tuple(file[name].shape) if self._is_bin else tuple(file.get_slice(name).get_shape())
 
     def raw(self, name: str) -> Array:
         """One tensor, bfloat16 of a .bin file as float32. KeyError where there is none."""
-        file = self._load(self.where[name])
+        file, stored = self._load(self.where[name]), self._stored[name]
         if not self._is_bin:
-            return np.asarray(file.get_tensor(name))
-        tensor = file[name]
+            return np.asarray(file.get_tensor(stored))
+        tensor = file[stored]
         return np.asarray((tensor.float() if self.dtype(name) == "BF16" else tensor).numpy())
 
     def read(self, name: str) -> Floats:
@@ -89,9 +96,10 @@ class Checkpoint:
 
     def __init__(self, model_dir: Path, adapter: Path | None = None) -> None:
         self.folder = model_dir
-        self._files = _Files(*_weight_files(model_dir))
-        self.files = self._files.paths
         config = _config(model_dir)
+        architecture = tables().get(config.get("model_type", ""))
+        self._files = _Files(*_weight_files(model_dir), architecture.in_memory if architecture else _same)
+        self.files = self._files.paths
         self.scheme = quantized.read(config, str(model_dir / "config.json"))
         modules = packed_modules(self._files.where, self.scheme) if self.scheme else {}
         self._modules = {f"{module}.weight": module for module in modules}

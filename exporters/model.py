@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from accelerate import init_empty_weights
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from exporters import remote
 from exporters import spec as specs
@@ -29,6 +30,7 @@ from exporters.bind import Weight, assemble, weight_of
 from exporters.checkpoint import Checkpoint
 from exporters.modules import Block
 from exporters.trust import check_allowed
+from exporters.vision import Size
 from patches import compat, rotary
 from patches.positions import Alibi, Window
 
@@ -43,7 +45,8 @@ class Decoder:
         self.devices = devices
         self.spec = specs.read(model_dir)
         self.architecture: Architecture = find(self.spec.model_type)
-        self.meta, self.config = (_of_checkpoint if self.architecture.remote else _of_transformers)(model_dir, trust)
+        made = _of_checkpoint if self.architecture.remote else _of_transformers
+        self.meta, self.config = made(model_dir, self.architecture, trust)
 
     def layer(self, index: int, checkpoint: Checkpoint | None) -> nn.Module:
         """Decoder layer `index` as the chip's graphs run it; its parameters in float32, or on the meta device,
@@ -80,16 +83,18 @@ class Decoder:
 
         Rows are positions, in one block of `length` or, where rope changes with length, several (rotary.stacked).
         """
-        path = self.architecture.rotary
-        if not path or self.spec.alibi:
+        if not self.architecture.rotary or self.spec.alibi:
             return None
-        module: Any = self.meta.get_submodule(path)
-        if not self.architecture.remote:
-            module = type(module)(self.config)  # on the CPU, with buffers that its constructor computes
+        module = self._rotary()
         tables = imported(self.architecture.tables or "patches.rotary:plain")
         one = partial(tables, module, self.spec.layer_types[layer])
         stacked = rotary.stacked if self.spec.rope_restarts else rotary.stacked_whole
         return stacked(one, length, self.spec.switches(length))
+
+    def _rotary(self) -> Any:
+        """The model's own rotary module, with buffers that hold values."""
+        module: Any = self.meta.get_submodule(self.architecture.rotary)
+        return module if self.architecture.remote else type(module)(self.config)
 
     def stretch(self, length: int) -> torch.Tensor | None:
         """Factors on q [rows, 1], by the same rows as the rotary tables; None where none differs from 1."""
@@ -114,7 +119,38 @@ class Decoder:
             if checkpoint is not None:
                 positions = torch.from_numpy(assemble(checkpoint, weight, ""))
         tables, mask = self.rotary_tables(length, index), self.mask(length, index)
-        return Block(layer, self.spec, length, tables, mask, positions, self.stretch(length))
+        columns = rotary.columns_by_axis(self._rotary()) if self.spec.axes > 1 else None
+        return Block(layer, self.spec, length, tables, mask, positions, self.stretch(length), columns)
+
+    def tower(self, size: Size, checkpoint: Checkpoint | None) -> nn.Module:
+        """The vision tower as a net for pictures of up to the pixels of `size`, height and width."""
+        vision, spec = self.architecture.vision, self.spec.vision
+        assert vision is not None
+        assert spec is not None
+        tower = copy.deepcopy(self.meta.get_submodule(vision.root))
+        for block in tower.get_submodule(vision.blocks).children():
+            for swap in vision.swaps:
+                old = block.get_submodule(swap.at)
+                block.set_submodule(swap.at, imported(swap.to)(old, swap.sources(spec, self.devices)))
+        module: nn.Module = imported(vision.module)(tower, spec, spec.patches(size) // spec.merge)
+        if checkpoint is not None:
+            fill(module, self.tower_weights(module), checkpoint, f"{vision.root}.")
+        return module.eval()
+
+    def tower_weights(self, module: nn.Module) -> dict[str, Weight]:
+        """Parameter of `module` (as `tower()` gives it) to the tensors of the checkpoint that make it."""
+        vision, spec = self.architecture.vision, self.spec.vision
+        assert vision is not None
+        assert spec is not None
+        old = self.meta.get_submodule(vision.root).state_dict()
+        sources = {}
+        for number in range(spec.blocks):
+            for swap in vision.swaps:
+                at = f"{vision.blocks}.{number}.{swap.at}"
+                for path, source in swap.sources(spec, self.devices).items():
+                    sources[f"{at}.{path}"] = replace(source, parts=tuple(f"{at}.{part}" for part in source.parts))
+        found = {name: weight_of(name, v.shape, sources, 0) for name, v in module.state_dict().items()}
+        return {name: replace(w, flat=name in old and old[name].dim() > len(w.shape)) for name, w in found.items()}
 
     def positions_weight(self, length: int) -> Weight:
         """The learned positions [length, H] that the first layer adds."""
@@ -139,15 +175,15 @@ class Decoder:
         return Weight("head.weight", (f"{path}.weight",), shape, normalised=normalised)
 
 
-def _of_transformers(model_dir: Path, trust: bool) -> tuple[nn.Module, Any]:
+def _of_transformers(model_dir: Path, architecture: Architecture, trust: bool) -> tuple[nn.Module, Any]:
     config: Any = AutoConfig.from_pretrained(model_dir, local_files_only=True)
     with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+        model: Any = getattr(transformers, architecture.auto).from_config(config, attn_implementation="eager").eval()
     # from_config works on a copy; layers must be built from the one that says "eager".
-    return model, model.config
+    return model, model.config.get_text_config()
 
 
-def _of_checkpoint(model_dir: Path, trust: bool) -> tuple[nn.Module, Any]:
+def _of_checkpoint(model_dir: Path, architecture: Architecture, trust: bool) -> tuple[nn.Module, Any]:
     check_allowed(model_dir, specs.read_config(model_dir), trust)
     config, model_class = remote.load(model_dir)
     return remote.empty(model_class, config), config

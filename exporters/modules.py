@@ -13,6 +13,7 @@ from torch import nn
 
 from contract.graphs import SAMPLE_CANDIDATES
 from patches.attention import Sizes, Step
+from patches.rotary import chosen
 
 
 class Embedding(nn.Module):
@@ -34,8 +35,11 @@ class Block(nn.Module):
 
     `rotary`: cos and sin [rows, size], looked up by position, so position_ids is a real input. `stretch` [rows, 1]:
     factors on q, looked up likewise. `mask`: what else decides which positions are seen (patches.positions).
-    `positions` [S, H]: learned positions, added to the input.
+    `positions` [S, H]: learned positions, added to the input. `columns` [axes, size]: 1 where an axis of M-RoPE turns a
+    column of the tables, else 0.
     """
+
+    columns: torch.Tensor | None
 
     def __init__(
         self,
@@ -46,6 +50,7 @@ class Block(nn.Module):
         mask: nn.Module | None = None,
         positions: torch.Tensor | None = None,
         stretch: torch.Tensor | None = None,
+        columns: torch.Tensor | None = None,
     ) -> None:
         super().__init__()
         self.layer, self.sizes, self.mask = layer, sizes, mask
@@ -53,6 +58,7 @@ class Block(nn.Module):
         self.register_buffer("cos", rotary and rotary[0])
         self.register_buffer("sin", rotary and rotary[1])
         self.register_buffer("stretch", stretch)
+        self.register_buffer("columns", None if columns is None else columns[:, None])
         self.positions = positions if positions is None else nn.Parameter(positions, requires_grad=False)
         # Every block of the contract takes position_ids; where a layer has no use for them, they look up zeros.
         unused = rotary is None and mask is None and positions is None
@@ -69,7 +75,8 @@ class Block(nn.Module):
         look_up = nn.functional.embedding
         step = Step(self.sizes, attention_mask, position_ids, history_k=history_k, history_v=history_v)
         if self.cos is not None:
-            step.rotary = look_up(position_ids, self.cos), look_up(position_ids, self.sin)  # type: ignore[arg-type]
+            found = look_up(position_ids, self.cos), look_up(position_ids, self.sin)  # type: ignore[arg-type]
+            step.rotary = chosen(found[0], self.columns), chosen(found[1], self.columns)
         if self.stretch is not None:
             step.stretch = look_up(position_ids, self.stretch)  # type: ignore[arg-type]
         if self.mask is not None:
@@ -115,6 +122,13 @@ class LmHead(nn.Module):
         if self.top1 is None:
             return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
         return logits.argmax(-1, keepdim=True) if self.top1 == "argmax" else logits.topk(1)[1]
+
+
+class Add(nn.Module):
+    """Two flat vectors to their sum."""
+
+    def forward(self, input0: torch.Tensor, input1: torch.Tensor) -> torch.Tensor:
+        return input0 + input1
 
 
 class GreedyHead(nn.Module):

@@ -16,13 +16,16 @@ import torch
 
 from contract import graphs
 from contract.graphs import Geometry, GraphSpec
-from contract.ladder import MAX_ABS_ONNX, MAX_ABS_PATCHED, ONNX, PATCHED, Score
+from contract.ladder import MAX_ABS_ONNX, MAX_ABS_PATCHED, ONNX, PATCHED, Score, resolution
+from contract.vision import PICTURES
 from exporters import chain, modules, reference
 from exporters.bind import assemble
-from exporters.chain import Array, Call, LayerRun, States
+from exporters.chain import Array, Call, LayerRun, States, distance
 from exporters.checkpoint import Checkpoint
 from exporters.model import Decoder
 from exporters.reference import Reference
+from exporters.show import Shown
+from exporters.vision import Size
 
 _Lookup = Callable[[Array], Array]
 KEPT_STEPS = 3  # decode steps kept for the chip: the first, a middle one, the last
@@ -38,18 +41,21 @@ def climb(
     out: Path,
     input_length: int = 0,
     history: bool = False,
+    size: Size | None = None,
 ) -> list[Score]:
     """Compare every net; write `parity.json` and `reference/` into `out`.
 
     `folder` holds the folders of the bind steps (bind.embedding, bind.layer_<i>, bind.head) with their ONNX.
-    `input_length`, `history`: as they were traced.
+    `input_length`, `history`, `size`: as they were traced.
     """
     spec = decoder.spec
     most = None if history else input_length or None
     source = (decoder.model_dir, decoder.architecture, spec)
-    truth = reference.run(*source, prompt, positions, seq_length, most, decoder.adapter)
+    truth = reference.run(*source, prompt, positions, seq_length, most, decoder.adapter, size)
     geometry = spec.geometry(seq_length, input_length=input_length)
     ladder = _Ladder(decoder, folder, geometry, _of_two(truth) if history else truth, out / "reference", history)
+    if size and truth.pictures:
+        ladder.vit(size)
     ladder.embedding()
     for index in range(spec.layers):
         ladder.layer(index)
@@ -71,9 +77,21 @@ class _Ladder:
         self.valid = len(truth.prompt)
         self.lengths = chain.chunks(self.valid, geometry, history)
         passed = sum(self.valid > length for length in decoder.spec.switches(geometry.seq_length))
-        self.row = passed * geometry.seq_length  # see patches.rotary.stacked
+        row = passed * geometry.seq_length  # see patches.rotary.stacked
+        self.positions = np.tile(np.arange(self.valid + len(truth.forced), dtype=np.int32) + row, (geometry.axes, 1))
         self.scores: list[Score] = []
+        self.shown: Shown | None = None
         kept.mkdir(parents=True, exist_ok=True)
+
+    def vit(self, size: Size) -> None:
+        """The tower, whose features then take their places in the prompt."""
+        self.shown = shown = Shown(self.decoder, size, self.truth, self.checkpoint, self.folder)
+        self.positions = shown.positions()
+        for rung, value, bar in shown.distances():
+            self._score(rung, graphs.VIT, None, value, bar, f"{len(self.truth.features[0])} feature rows")
+        for name, call, valid in shown.kept(self.geometry):
+            self._keep(name, [call], valid)
+        shown.pictures.save(self.kept / PICTURES)
 
     def embedding(self) -> None:
         table = torch.from_numpy(self.checkpoint.read(f"{self.decoder.architecture.embed}.weight"))
@@ -86,22 +104,33 @@ class _Ladder:
             States([run_full(ids) for ids in prompt], [run_step(step) for step in steps])
             for run_full, run_step in (self._torch_embedding(module), self._onnx_embedding())
         )
+        first = Call({"input_ids": prompt[0]}, {graphs.EMBEDDING: self.onnx_states.chunks[0].copy()})
+        self._splice(0)
         hf = self.truth.embedded.numpy()
         self._score(PATCHED, graphs.EMBEDDING, None, self._off(hf, self.torch_states), MAX_ABS_PATCHED)
-        worst = max(_distance(a, b) for a, b in zip(_all(self.torch_states), _all(self.onnx_states), strict=True))
+        worst = max(distance(a, b) for a, b in zip(_all(self.torch_states), _all(self.onnx_states), strict=True))
         self._score(ONNX, graphs.EMBEDDING, None, worst, MAX_ABS_ONNX)
-        first = Call({"input_ids": prompt[0]}, {graphs.EMBEDDING: self.onnx_states.chunks[0]})
         self._keep(graphs.EMBEDDING, [first], self.lengths[0])
         outputs = [{graphs.EMBEDDING_CACHE: state} for state in self.onnx_states.steps]
         calls = [Call({"input_ids": i}, o) for i, o in zip(steps, outputs, strict=True)]
         self._keep(graphs.EMBEDDING_CACHE, _some(calls), stepwise=True)
+
+    def _splice(self, number: int) -> None:
+        """Features into the prompt's states: the tower's own (0), or deepstack features, which are added."""
+        if self.shown and number < len(self.shown.torch_rows):
+            self.shown.splice(number, self.torch_states.chunks, self.shown.torch_rows, self.lengths)
+            self.shown.splice(number, self.onnx_states.chunks, self.shown.onnx_rows, self.lengths)
 
     def layer(self, index: int) -> None:
         nets = graphs.layer_nets(self.geometry, index, self.history)
         layer = self.decoder.layer(index, self.checkpoint)
         module = self.decoder.block(layer, index, self.geometry.seq_length, self.checkpoint)
         ours = chain.run_layer(
-            [chain.torch_runner(module, net) for net in nets], self.torch_states, self.geometry, self.lengths, self.row
+            [chain.torch_runner(module, net) for net in nets],
+            self.torch_states,
+            self.geometry,
+            self.lengths,
+            self.positions,
         )
         path = self.folder / f"bind.layer_{index}"
         theirs = chain.run_layer(
@@ -109,7 +138,7 @@ class _Ladder:
             self.onnx_states,
             self.geometry,
             self.lengths,
-            self.row,
+            self.positions,
         )
         self.torch_states, self.onnx_states = ours.states(), theirs.states()
         self._score_layer(index, nets, ours, theirs)
@@ -117,23 +146,24 @@ class _Ladder:
         self._keep(nets[1].name, _some(theirs.steps), stepwise=True)
         if self.history:
             self._keep(nets[2].name, theirs.chunks[-1:], self.lengths[-1])
+        self._splice(index + 1)
 
     def _score_layer(self, index: int, nets: Sequence[GraphSpec], ours: LayerRun, theirs: LayerRun) -> None:
         hf, first = self.truth.layers[index].numpy(), self.lengths[0]
         steps = hf[self.valid :]
         largest = f"states up to {np.abs(hf).max():.1f}"
         chunked = self._chunked(ours.states())
-        off = _distance(hf[:first], chunked[:first])
+        off = distance(hf[:first], chunked[:first])
         self._score(PATCHED, nets[0].name, index, off, MAX_ABS_PATCHED, f"{first} positions, {largest}")
         chained = np.concatenate([call.outputs[chain.STATES][0] for call in ours.steps]) if ours.steps else steps
         detail = f"{len(ours.steps)} chained steps"
-        self._score(PATCHED, nets[1].name, index, _distance(steps, chained), MAX_ABS_PATCHED, detail)
+        self._score(PATCHED, nets[1].name, index, distance(steps, chained), MAX_ABS_PATCHED, detail)
         worst = self._worst(ours.chunks[:1], theirs.chunks[:1], [first])
         self._score(ONNX, nets[0].name, index, worst, MAX_ABS_ONNX)
         worst = self._worst(ours.steps, theirs.steps, [1] * len(ours.steps))
         self._score(ONNX, nets[1].name, index, worst, MAX_ABS_ONNX, detail)
         if self.history:
-            off = _distance(hf[first : self.valid], chunked[first:])
+            off = distance(hf[first : self.valid], chunked[first:])
             detail = f"{self.valid - first} positions, chunks of {', '.join(map(str, self.lengths[1:]))}"
             self._score(PATCHED, nets[2].name, index, off, MAX_ABS_PATCHED, detail)
             worst = self._worst(ours.chunks[1:], theirs.chunks[1:], self.lengths[1:])
@@ -147,7 +177,7 @@ class _Ladder:
         """Largest difference over the outputs of some calls, over the real positions of each."""
         return max(
             (
-                _distance(a.outputs[name][:, :length], b.outputs[name][:, :length])
+                distance(a.outputs[name][:, :length], b.outputs[name][:, :length])
                 for a, b, length in zip(ours, theirs, lengths, strict=True)
                 for name in a.outputs
             ),
@@ -174,10 +204,12 @@ class _Ladder:
             same = float(np.mean([int(o["token_id"].item()) == t for o, t in zip(theirs, tokens, strict=True)]))
             self.scores.append(Score(ONNX, graphs.LM_HEAD, None, "agreement", same, 1.0, detail))
         else:
-            worst = max(_distance(a, b["m_logits"]) for a, b in zip(ours, theirs, strict=True))
+            worst = max(distance(a, b["m_logits"]) for a, b in zip(ours, theirs, strict=True))
             self._score(ONNX, graphs.LM_HEAD, None, worst, MAX_ABS_ONNX, f"logits at {len(tokens)} positions")
             self._sampling(nets, theirs[0]["m_logits"])
-        calls = [Call(i, o) for i, o in zip(onnx_inputs, theirs, strict=True)]
+        # A token id is right or wrong, and at a near-tie that says nothing of the net.
+        clear = [gap > resolution(top, "bf16") for gap, top in zip(self.truth.gap, self.truth.top, strict=True)]
+        calls = [Call(i, o) for i, o, told in zip(onnx_inputs, theirs, clear, strict=True) if told or not any(clear)]
         self._keep(graphs.LM_HEAD, _some(calls, KEPT_HEADS), stepwise=True)
 
     def _sampling(self, nets: dict[str, chain.Run], logits: Array) -> None:
@@ -196,7 +228,7 @@ class _Ladder:
         ):
             given = {t.name: inputs[t.name] for t in net.inputs}
             ours, theirs = chain.torch_runner(module, net)(given), nets[net.name](given)
-            worst = max(_distance(ours[name], theirs[name]) for name in ours)
+            worst = max(distance(ours[name], theirs[name]) for name in ours)
             self._score(ONNX, net.name, None, worst, MAX_ABS_ONNX)
             self._keep(net.name, [Call(given, theirs)])
 
@@ -226,7 +258,7 @@ class _Ladder:
 
     def _off(self, hf: Array, states: States) -> float:
         chained = np.concatenate([self._chunked(states), *(step[0] for step in states.steps)])
-        return _distance(hf, chained)
+        return distance(hf, chained)
 
     def _score(self, rung: str, net: str, layer: int | None, value: float, bar: float, detail: str = "") -> None:
         self.scores.append(Score(rung, net, layer, "max_abs", value, bar, detail))
@@ -247,17 +279,6 @@ def _of_two(truth: Reference) -> Reference:
         return truth
     later = {name: getattr(truth, name)[1:] for name in ("forced", "expected", "gap", "top")}
     return replace(truth, prompt=truth.prompt + truth.forced[:1], **later)
-
-
-def _distance(truth: Array, found: Array) -> float:
-    """Largest absolute difference; where a position holds values above 1, in units of its largest value.
-
-    Float32 resolves 24 bits of the largest term of a sum, and the residual stream of trained models reaches 1e4,
-    where one float32 step is 1e-3: below that no two orders of summation agree. NaN passes no bar.
-    """
-    truth, found = truth.astype(np.float64), found.astype(np.float64)
-    scale = np.maximum(np.abs(truth).max(axis=-1, keepdims=True, initial=0.0), 1.0)
-    return float((np.abs(truth - found) / scale).max(initial=0.0))
 
 
 def _all(states: States) -> list[Array]:

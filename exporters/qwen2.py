@@ -9,14 +9,14 @@ from exporters.parts import LAYER_WEIGHTS, attention
 from exporters.spec import DecoderSpec, llama_like, sliding
 
 
-def read(config: dict[str, Any]) -> DecoderSpec:
+def read(config: dict[str, Any], **known: Any) -> DecoderSpec:
     """Layers from `max_window_layers` on slide their window, where the config says that any do; none published does."""
     if not config.get("use_sliding_window"):
-        return llama_like(config)
+        return llama_like(config, **known)
     named, first = config.get("layer_types"), config["max_window_layers"]
     layers = range(config["num_hidden_layers"])
     every = [t == "sliding_attention" for t in named] if named else [i >= first for i in layers]
-    return llama_like(config, **sliding(config, every))
+    return llama_like(config, **sliding(config, every), **known)
 
 
 ARCHITECTURE = Architecture(

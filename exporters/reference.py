@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ import psutil
 import torch
 
 from contract.errors import UserError
-from exporters import plain, remote
+from contract.vision import Pictures
+from exporters import plain, remote, show
 from exporters import tokenizer as tokenizers
 from exporters.architecture import Architecture
 from exporters.checkpoint import Checkpoint
 from exporters.spec import DecoderSpec
+from exporters.vision import Size
 from patches import compat
 
 # Forced on models whose weights must be read from disk for every token: a greedy continuation would take hours.
@@ -39,7 +41,8 @@ MEMORY_SHARE = 0.6
 class Reference:
     """`prompt` and `forced`: token ids fed; `expected[j]`: the argmax after prompt + forced[:j]; `gap[j]`: how far
     its logit, `top[j]`, lies above the second. `embedded` [T, H] and `layers[i]` [T, H]: float32 states after the
-    embedding and after each layer, T = len(prompt) + len(forced)."""
+    embedding and after each layer, T = len(prompt) + len(forced). `pictures`: what the prompt shows; `features`: what
+    the tower makes of them, [rows, H], its deepstack features behind (exporters.show)."""
 
     prompt: list[int]
     forced: list[int]
@@ -48,6 +51,8 @@ class Reference:
     top: list[float]
     embedded: torch.Tensor
     layers: list[torch.Tensor]
+    pictures: Pictures | None = None
+    features: tuple[torch.Tensor, ...] = ()
 
 
 def run(
@@ -59,22 +64,29 @@ def run(
     seq_length: int,
     most: int | None = None,
     adapter: Path | None = None,
+    size: Size | None = None,
 ) -> Reference:
     """Feed `prompt`, then `positions` - 1 forced tokens; both are shortened until they fit `seq_length`, and the
-    prompt until it has at most `most` tokens. `adapter`: peft puts it over the model; nothing is merged here."""
+    prompt until it has at most `most` tokens. `adapter`: peft puts it over the model; nothing is merged here.
+    `size`: height and width of the largest picture, in pixels, of a model that sees; a smaller one goes into the
+    prompt."""
     positions = min(positions, seq_length)
-    ids = _prompt_ids(model_dir, prompt, spec.vocab)[: seq_length - positions + 1][:most]
+    room = min(seq_length - positions + 1, most or seq_length)
+    ids, shown = _prompt_ids(model_dir, prompt, spec.vocab)[:room], None
+    if spec.vision and size:
+        ids, shown = show.sample(spec.vision, size, ids, room)
     with tempfile.TemporaryDirectory() as offload, torch.no_grad(), compat.running():
         model, in_memory = _load(model_dir, architecture, offload)
         model = _adapted(model, adapter) if adapter else model
         if in_memory:
-            forced = _greedy(model, ids, positions - 1)
+            forced = _greedy(model, ids, positions - 1, shown)
         else:
             forced = (_prompt_ids(model_dir, PASSAGE, spec.vocab) * positions)[: positions - 1]
         # Rope that the prompt's length decides for good says something else in one pass over all positions.
         stays = spec.switches(seq_length) and not spec.rope_restarts
         chunks = [ids, *([token] for token in forced)] if stays else [ids + forced]
-        return _observe(model, architecture, ids, forced, chunks)
+        seen = _observe(model, architecture, ids, forced, chunks, shown)
+        return replace(seen, pictures=shown, features=show.features(model, shown)) if shown else seen
 
 
 def _prompt_ids(model_dir: Path, prompt: str, vocab: int) -> list[int]:
@@ -86,7 +98,7 @@ def _prompt_ids(model_dir: Path, prompt: str, vocab: int) -> list[int]:
 
 
 def _load(model_dir: Path, architecture: Architecture, offload: str) -> tuple[Any, bool]:
-    from transformers import AutoModelForCausalLM
+    import transformers
 
     checkpoint = Checkpoint(model_dir)
     need = sum(4 * torch.Size(checkpoint.shape(name)).numel() for name in checkpoint.names())
@@ -101,7 +113,7 @@ def _load(model_dir: Path, architecture: Architecture, offload: str) -> tuple[An
     options: dict[str, Any] = {"dtype": torch.float32, "local_files_only": True}
     if need > room:
         options |= {"device_map": "auto", "max_memory": {"cpu": room}, "offload_folder": offload}
-    return AutoModelForCausalLM.from_pretrained(model_dir, **options).eval(), need <= room
+    return getattr(transformers, architecture.auto).from_pretrained(model_dir, **options).eval(), need <= room
 
 
 def _adapted(model: Any, adapter: Path) -> Any:
@@ -112,28 +124,38 @@ def _adapted(model: Any, adapter: Path) -> Any:
     return adapted.base_model.model.eval()
 
 
-def _forward(model: Any, chunks: Iterable[list[int]], use_cache: bool) -> Iterator[torch.Tensor]:
-    """The logits [T, V] of each chunk, which follows on those before it. The cache is the model's own, in its form."""
+def _forward(
+    model: Any, chunks: Iterable[list[int]], use_cache: bool, shown: Pictures | None = None
+) -> Iterator[torch.Tensor]:
+    """The logits [T, V] of each chunk, which follows on those before it. The cache is the model's own, in its form.
+    `shown`: in the first chunk."""
     # ChatGLM takes every chunk to begin at position 0 unless told; Baichuan-13B has no positions to tell.
     told = "position_ids" in inspect.signature(type(model).forward).parameters
     past, cache = 0, None
     for chunk in chunks:
-        positions = {"position_ids": torch.arange(past, past + len(chunk))[None]} if told else {}
-        out = model(input_ids=torch.tensor([chunk]), past_key_values=cache, use_cache=use_cache, **positions)
+        others: dict[str, Any] = {"position_ids": torch.arange(past, past + len(chunk))[None]} if told else {}
+        if shown is not None:  # where positions depend on pictures the model alone knows them
+            others = show.arguments(model, shown, chunk) if cache is None else {}
+        out = model(input_ids=torch.tensor([chunk]), past_key_values=cache, use_cache=use_cache, **others)
         past, cache = past + len(chunk), out.past_key_values
         yield out.logits[0]
 
 
-def _greedy(model: Any, prompt: list[int], count: int) -> list[int]:
+def _greedy(model: Any, prompt: list[int], count: int, shown: Pictures | None) -> list[int]:
     tokens: list[int] = []
     chunks = (tokens[-1:] or prompt for _ in range(count))
-    for logits in _forward(model, chunks, use_cache=True):
+    for logits in _forward(model, chunks, True, shown):
         tokens.append(int(logits[-1].argmax()))
     return tokens
 
 
 def _observe(
-    model: Any, architecture: Architecture, prompt: list[int], forced: list[int], chunks: list[list[int]]
+    model: Any,
+    architecture: Architecture,
+    prompt: list[int],
+    forced: list[int],
+    chunks: list[list[int]],
+    shown: Pictures | None,
 ) -> Reference:
     """One pass over each of `chunks`, with the states caught behind the embedding and each layer."""
     layers = model.get_submodule(architecture.layers)
@@ -146,9 +168,15 @@ def _observe(
 
         return after
 
-    modules = [model.get_submodule(architecture.embed), *layers]
-    hooks = [module.register_forward_hook(catch(place)) for place, module in enumerate(modules)]
-    rows = [logits.float() for logits in _forward(model, chunks, use_cache=len(chunks) > 1)]
+    def before(_module: Any, args: Any, kwargs: Any) -> None:  # pictures come in between embedding and first layer
+        catch(0)(None, None, args[0] if args else kwargs["hidden_states"])
+
+    hooks = [layer.register_forward_hook(catch(place)) for place, layer in enumerate(layers, 1)]
+    if shown is None:
+        hooks.append(model.get_submodule(architecture.embed).register_forward_hook(catch(0)))
+    else:
+        hooks.append(layers[0].register_forward_pre_hook(before, with_kwargs=True))
+    rows = [logits.float() for logits in _forward(model, chunks, len(chunks) > 1, shown)]
     for hook in hooks:
         hook.remove()
     logits = torch.cat(rows)[len(prompt) - 1 :]

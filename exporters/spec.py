@@ -10,6 +10,7 @@ from typing import Any
 
 from contract.errors import UserError
 from contract.graphs import BFLOAT16, Geometry
+from exporters.vision import VisionSpec
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class DecoderSpec:
     `rope_switches`: lengths beyond which other rotary tables hold, in ascending order; `rope_restarts`: whether a
     conversation that grows past one must be computed anew, as Hugging Face's generate() does, or keeps the tables
     of its prompt.
+    `axes`: numbers that make one position, 3 with M-RoPE. `vision`: the tower whose features the decoder takes in.
     """
 
     model_type: str
@@ -63,15 +65,18 @@ class DecoderSpec:
     plain_dim: int = 0
     rope_switches: tuple[int, ...] = ()
     rope_restarts: bool = True
+    axes: int = 1
+    vision: VisionSpec | None = None
 
     def geometry(self, seq_length: int, half: str = BFLOAT16, input_length: int = 0) -> Geometry:
         sizes = (self.layers, self.hidden, self.kv_heads, self.head_dim, self.v_head_dim, self.vocab)
-        return Geometry(*sizes, seq_length, half, input_length)
+        return Geometry(*sizes, seq_length, half, input_length, self.axes)
 
     @property
     def parameters(self) -> int:
         """All weights, the embedding table once where it is shared."""
-        return sum(self.layer_parameters) + self.vocab * self.hidden * (1 if self.tied else 2)
+        tower = self.vision.parameters if self.vision else 0
+        return sum(self.layer_parameters) + self.vocab * self.hidden * (1 if self.tied else 2) + tower
 
     def switches(self, seq_length: int) -> tuple[int, ...]:
         """Those of `rope_switches` that a build for `seq_length` positions can pass."""

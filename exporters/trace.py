@@ -27,6 +27,7 @@ from exporters import modules
 from exporters import weights as weight_file
 from exporters.bind import BINDINGS, CONSTANTS, Binding, Weight
 from exporters.model import Decoder
+from exporters.vision import Size
 
 OPSET = 17  # the highest that tpu-mlir takes (18 moves ReduceMean's axes to an input, which it refuses)
 IR_VERSION = 8  # what onnx 1.14, tpu-mlir's, reads
@@ -34,12 +35,19 @@ _TORCH = {graphs.FLOAT32: torch.float32, graphs.INT32: torch.int32}
 
 
 def trace_decoder(
-    decoder: Decoder, seq_length: int, top1: str | None, out: Path, input_length: int = 0, history: bool = False
+    decoder: Decoder,
+    seq_length: int,
+    top1: str | None,
+    out: Path,
+    input_length: int = 0,
+    history: bool = False,
+    size: Size | None = None,
 ) -> None:
     """Write the skeletons of every distinct net, with their bindings and constants, into `out`.
 
     `top1`: "argmax" or "topk" for a fused head, None for logits with greedy_head and sample_head. `input_length`:
-    positions of a prefill net, 0 for all. `history`: a block_kv for each layer.
+    positions of a prefill net, 0 for all. `history`: a block_kv for each layer. `size`: height and width of the largest
+    picture, in pixels, where there is a vision tower.
     """
     tracer = _Tracer(decoder, decoder.spec.geometry(seq_length, input_length=input_length), out, history)
     with torch.no_grad():
@@ -47,6 +55,8 @@ def trace_decoder(
         for kind in sorted(set(decoder.spec.layer_kinds)):
             tracer.layer(kind)
         tracer.head(top1)
+        if size:
+            tracer.vit(size)
     tracer.save()
 
 
@@ -90,8 +100,20 @@ class _Tracer:
             self._skeleton("head", modules.GreedyHead(), graphs.greedy_head(self.geometry), graphs.GREEDY_HEAD, {})
             self._skeleton("head", modules.SampleHead(), graphs.sample_head(self.geometry), graphs.SAMPLE_HEAD, {})
 
+    def vit(self, size: Size) -> None:
+        """The tower, and the net that adds its deepstack features where it has some."""
+        spec = self.decoder.spec.vision
+        assert spec
+        module = self.decoder.tower(size, None)
+        net = graphs.vit(spec.geometry(size))
+        self._skeleton(graphs.VIT, module, net, net.name, self.decoder.tower_weights(module))
+        if spec.deepstack:
+            self._skeleton(graphs.VIT, modules.Add(), graphs.add(self.geometry), graphs.ADD, {})
+
     def save(self) -> None:
+        vision = self.decoder.architecture.vision
         data = {
+            "tower": vision.root if vision else "",
             "layers": self.decoder.architecture.layers,
             "layer_kinds": self.decoder.spec.layer_kinds,
             "groups": {name: [b.as_json() for b in bindings] for name, bindings in self.groups.items()},

@@ -28,6 +28,25 @@ def by_layer_type(module: Any, layer_type: str, length: int) -> Tables:
     return cos[0], sin[0]
 
 
+def by_axis(module: Any, layer_type: str, length: int) -> Tables:
+    """M-RoPE: positions [3, 1, length], here alike in time, height and width, as in text."""
+    cos, sin = module(torch.zeros(1), torch.arange(length)[None, None].expand(3, -1, -1))
+    return cos.reshape(length, -1), sin.reshape(length, -1)
+
+
+def columns_by_axis(module: Any) -> torch.Tensor:
+    """M-RoPE: which axis turns which columns of the tables, float32 [3, size], 1 or 0: a column's sine is not 0 where
+    its own axis alone stands at position 1."""
+    alone = torch.eye(3, dtype=torch.long)[..., None]  # [position of each axis, sequence, 1]
+    sine: torch.Tensor = module(torch.zeros(1), alone)[1]
+    return (sine[:, 0] != 0).float()
+
+
+def chosen(found: torch.Tensor, columns: torch.Tensor | None) -> torch.Tensor:
+    """M-RoPE: rows of a table for each axis, [axes, T, size], to the one that has of each its own columns."""
+    return found if columns is None else (found * columns).sum(0, keepdim=True)
+
+
 def complex_pairs(module: Any, layer_type: str, length: int) -> Tables:
     """DeepSeek-V2: one complex number for each pair of channels."""
     turns = module(torch.zeros(1), torch.arange(length)[None])[0]

@@ -151,7 +151,7 @@ class Recipe(_Checked):
         half = HALF_WORDS[MODES[mode].half]
         if kind in (graphs.GREEDY_HEAD, graphs.SAMPLE_HEAD):
             return "F32"
-        if kind in (graphs.EMBEDDING, graphs.EMBEDDING_CACHE):
+        if kind in (graphs.EMBEDDING, graphs.EMBEDDING_CACHE, graphs.VIT, graphs.ADD):
             return half
         if kind == graphs.BLOCK_KV:
             kind = graphs.BLOCK  # two forms of one net, which share its weights

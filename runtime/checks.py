@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -15,6 +16,7 @@ from runtime.nets import PREFILL, contract
 _IDS = contract(graphs.EMBEDDING).inputs[0].name
 _POSITIONS, _MASK = (t.name for t in contract(graphs.BLOCK).inputs[1:])
 _TOP_K = contract(graphs.SAMPLE_HEAD).inputs[4].name
+_REVERSE = "reverse_index"
 _INT32 = np.iinfo(np.int32)
 
 
@@ -33,6 +35,9 @@ def inputs(spec: GraphSpec, given: Mapping[str, Array], vocab: int | None, posit
         _POSITIONS: (0, positions or _INT32.max),
         _TOP_K: (1, spec.outputs[0].shape[-1] + 1),  # beyond, the net writes past its outputs
     }
+    if spec.kind == graphs.VIT:  # N / m rows of tables, where rows = N / m²
+        rows = spec.outputs[0].shape[0]
+        bounds = {_POSITIONS: (0, math.isqrt(spec.inputs[0].shape[0] * rows)), _REVERSE: (0, rows)}
     for tensor in spec.inputs:
         _check(spec, tensor, given[tensor.name], bounds.get(tensor.name))
     return {name: given[name] for name in wanted}

@@ -24,6 +24,20 @@ from runtime.nets import contract, sizes
 Result = tuple[int, Array | None, int]
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What a prompt shows: `features`, float32 [n, H], deepstack features behind the tower's own, and where in the
+    prompt each of the n rows stands."""
+
+    features: list[Array]
+    places: Array
+
+    def part(self, start: int, count: int) -> Shown | None:
+        """Of `count` positions from `start` on, counted from there; None where there is nothing to see."""
+        inside = (self.places >= start) & (self.places < start + count)
+        return Shown([f[inside] for f in self.features], self.places[inside] - start) if inside.any() else None
+
+
 @dataclass
 class Conversation:
     """`cache`: per layer its K and V buffer, of which `length` positions are in use."""
@@ -46,13 +60,14 @@ class Decoder:
         self._position, self._history = tensors[names[1]], names[3:]
         self._masked = to_storage(np.full(1, MASKED), tensors[names[2]].dtype)[0]
         prompt, whole = self._sizes.prefill_length, self._sizes.seq_length
-        self._hidden_bytes = bytes_of(tensors[names[0]])
+        self._hidden, self._hidden_bytes = tensors[names[0]], bytes_of(tensors[names[0]])
         self._ids_mem = device.allocate(bytes_of(self._specs[graphs.EMBEDDING].inputs[0]))
         self._position_mem = device.allocate(bytes_of(self._position) * prompt)
         # A chunk over a history also writes the k and v of its padding, which may lie beyond the last position.
         self._cached = whole + prompt if self._sizes.history else whole
         self._mask_mem = device.allocate(max(prompt * self._cached, whole + 1) * self._masked.itemsize)
         self._hidden_mems = [device.allocate(self._hidden_bytes * prompt) for _ in range(2)]
+        self._added_mem = device.allocate(self._hidden_bytes * (prompt if graphs.ADD in self._specs else 1))
         self._head_mem = device.allocate(bytes_of(self._specs[graphs.LM_HEAD].outputs[0]))
         self._conversations: dict[int, Conversation] = {}
         self._numbers = itertools.count()
@@ -76,24 +91,22 @@ class Decoder:
         for mem in itertools.chain(*self._conversations.pop(number).cache):
             self._device.free(mem)
 
-    def prefill(self, number: int, ids: Sequence[int], row: int = 0) -> Result:
-        """Starts conversation `number` over with the prompt `ids` (1 to prompt_length of them). `row`: what stands for
-        position 0 (contract.manifest.Rope)."""
-        return self.extend(number, 0, ids, row)
-
-    def extend(self, number: int, past: int, ids: Sequence[int], row: int = 0) -> Result:
-        """Keeps the first `past` positions of conversation `number` and takes `ids` in behind them, in chunks of
-        prefill_length."""
+    def extend(
+        self, number: int, past: int, ids: Sequence[int], positions: Array, shown: Shown | None = None
+    ) -> Result:
+        """Keeps the first `past` positions of conversation `number` and takes `ids` (1 to prompt_length of them) in
+        behind them, in chunks of prefill_length. `positions` [axes, T] int32: what each net is told of them."""
         conversation, most = self._conversations[number], self._sizes.prefill_length
         conversation.length = past
         for start in range(0, len(ids), most):
             chunk = ids[start : start + most]
-            hidden = self._chunk(conversation, chunk, row)
+            seen = shown and shown.part(start, len(chunk))
+            hidden = self._chunk(conversation, chunk, positions[:, start : start + most], seen)
             conversation.length += len(chunk)
         last = hidden.part((len(chunk) - 1) * self._hidden_bytes, self._hidden_bytes)
         return (*self._head(last), conversation.length)
 
-    def _chunk(self, conversation: Conversation, ids: Sequence[int], row: int) -> DeviceMem:
+    def _chunk(self, conversation: Conversation, ids: Sequence[int], places: Array, shown: Shown | None) -> DeviceMem:
         """At most prefill_length further positions. Their hidden states."""
         past, n = conversation.length, len(ids)
         kind = graphs.BLOCK_KV if past else graphs.BLOCK
@@ -104,18 +117,18 @@ class Decoder:
         mask[:n, :past] = 0
         mask[:n, cached : cached + n] = np.triu(mask[:n, cached : cached + n], 1)
         positions = np.zeros((*self._position.shape[:-1], rows), np.int32)
-        positions[..., :n] = np.arange(row + past, row + past + n)
+        positions[..., :n] = places
         padded = np.zeros(self._sizes.prefill_length, np.int32)
         padded[:n] = ids
-        return self._through(conversation, graphs.EMBEDDING, kind, n, padded, positions, mask)
+        return self._through(conversation, graphs.EMBEDDING, kind, n, padded, positions, mask, shown)
 
-    def decode(self, number: int, token: int, row: int = 0) -> Result:
-        """Appends `token` to conversation `number`, which must not be full."""
+    def decode(self, number: int, token: int, place: int) -> Result:
+        """Appends `token` to conversation `number`, which must not be full. `place`: its position."""
         conversation = self._conversations[number]
         at = conversation.length
         mask = np.full(self._sizes.seq_length + 1, self._masked)
         mask[:at] = mask[-1] = 0  # the last place is the new step's own
-        position = np.full(self._position.shape, row + at, np.int32)
+        position = np.full(self._position.shape, place, np.int32)
         ids = np.array([token], np.int32)
         hidden = self._through(conversation, graphs.EMBEDDING_CACHE, graphs.BLOCK_CACHE, None, ids, position, mask)
         conversation.length = at + 1
@@ -130,18 +143,40 @@ class Decoder:
         ids: Array,
         positions: Array,
         mask: Array,
+        shown: Shown | None = None,
     ) -> DeviceMem:
         """Embedding and all blocks; new k and v go straight to their place in the cache. The hidden states' buffer."""
         for mem, values in ((self._ids_mem, ids), (self._position_mem, positions), (self._mask_mem, mask)):
             self._device.write(mem, values)
         hidden, spare = self._hidden_mems
         self._launch(embedding, embedding, [self._ids_mem], [hidden], length)
+        if shown:
+            self._splice(shown, hidden)
         for layer, cache in enumerate(conversation.cache):
             inputs = [hidden, self._position_mem, self._mask_mem, *(() if kind == graphs.BLOCK else cache)]
             new = [self._from(conversation.length, mem) for mem in cache]
             self._launch(graphs.layer_name(kind, layer), kind, inputs, [spare, *new], length, conversation.length)
             hidden, spare = spare, hidden
+            if shown and layer + 1 < len(shown.features):
+                self._add(shown, layer + 1, hidden, spare)
+                hidden, spare = spare, hidden
         return hidden
+
+    def _splice(self, shown: Shown, hidden: DeviceMem) -> None:
+        """The features take the places of their placeholders' embeddings, run by run of neighbours."""
+        rows = to_storage(shown.features[0], self._hidden.dtype)
+        cuts = np.flatnonzero(np.diff(shown.places) != 1) + 1
+        for places, part in zip(np.split(shown.places, cuts), np.split(rows, cuts), strict=True):
+            if len(places):
+                begin, size = int(places[0]) * self._hidden_bytes, len(places) * self._hidden_bytes
+                self._device.write(hidden.part(begin, size), np.ascontiguousarray(part))
+
+    def _add(self, shown: Shown, number: int, hidden: DeviceMem, out: DeviceMem) -> None:
+        """Deepstack features onto the hidden states of their placeholders."""
+        spread = np.zeros((self._sizes.prefill_length, self._hidden.shape[-1]), np.float32)
+        spread[shown.places] = shown.features[number]
+        self._device.write(self._added_mem, to_storage(spread, self._hidden.dtype))
+        self._launch(graphs.ADD, graphs.ADD, [hidden, self._added_mem], [out], None)
 
     def _from(self, position: int, mem: DeviceMem) -> DeviceMem:
         """The part of a K or V buffer from `position` on."""

@@ -58,7 +58,7 @@ class Engine:
         summary = bmodel_file.require_chip(bmodel, chip)
         libraries = simulator.find(chip)
         self.bmodel, self.chip, self.vocab = bmodel, chip, summary.vocab
-        self.rope = manifest.rope(bmodel)
+        self.rope, self.tower = manifest.rope(bmodel), manifest.tower(bmodel)
         self._pool = ThreadPoolExecutor(1, "engine")  # the one thread that touches the pipes
         self._died: EngineDied | None = None
         self._start(libraries)

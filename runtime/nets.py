@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from contract import graphs
 from contract.errors import UserError
-from contract.graphs import Geometry, GraphSpec, TensorSpec
+from contract.graphs import Geometry, GraphSpec, TensorSpec, VisionGeometry
 
 _BUILDERS: dict[str, Callable[[Geometry], GraphSpec]] = {
     graphs.EMBEDDING: graphs.embedding,
@@ -23,6 +23,7 @@ _BUILDERS: dict[str, Callable[[Geometry], GraphSpec]] = {
     graphs.LM_HEAD: lambda g: graphs.lm_head(g, top1=g.vocab == 1),
     graphs.GREEDY_HEAD: graphs.greedy_head,
     graphs.SAMPLE_HEAD: graphs.sample_head,
+    graphs.ADD: graphs.add,
 }
 
 
@@ -70,6 +71,9 @@ def describe(name: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSp
         if kind in PREFILL and len(inputs) == len(wanted) - 1:  # the mask is baked into llm_convert's dynamic blocks
             del wanted[2]
         inputs, outputs = _rename(inputs, wanted), _rename(outputs, [t.name for t in known.outputs])
+    if kind == graphs.VIT:
+        features = graphs.vit(VisionGeometry(1, 1, deepstack=len(outputs) - 1)).outputs
+        outputs = _rename(outputs, [t.name for t in features])
     return GraphSpec(name, kind, layer, tuple(inputs), tuple(outputs))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from contract.errors import UserError
 from runtime import checks
 from runtime.nets import sizes
+from runtime.sight import Sight
 
 if TYPE_CHECKING:
+    from contract.vision import Pictures
     from runtime.engine import Engine
 
 
@@ -37,9 +39,10 @@ class Session:
         found = sizes(engine.nets)
         self.prefill_length, self.seq_length = found.prefill_length, found.seq_length
         self.prompt_length, self.history = found.prompt_length, found.history
-        self._engine = engine
+        self._engine, self._sight = engine, Sight(engine)
         self._length: int | None = None
         self._row, self._ids = 0, list[int]()  # see contract.manifest.Rope; all tokens taken in
+        self._shift, self._seen = 0, list[str]()  # from length to position (contract.vision); digests of its pictures
         self._number: int | None = engine.call("open")
 
     def __enter__(self) -> Session:
@@ -53,24 +56,22 @@ class Session:
         """Whether no further token can be taken in."""
         return self._length is not None and self._length >= self.seq_length
 
-    def prefill(self, ids: Sequence[int]) -> Step:
-        """Starts over with the prompt `ids`. UserError for an empty or too long one and for ids out of range."""
-        return self._prefill(self._prompt(ids))
+    def prefill(self, ids: Sequence[int], pictures: Pictures | None = None) -> Step:
+        """Starts over with the prompt `ids`. UserError for an empty or too long one, for ids out of range, and for
+        pictures that the bmodel cannot take or that the prompt has no places for."""
+        return self._prefill(self._prompt(ids), pictures)
 
-    def resume(self, ids: Sequence[int]) -> Step:
+    def resume(self, ids: Sequence[int], pictures: Pictures | None = None) -> Step:
         """The same, but what the conversation so far has in common with `ids` is not computed again, where the bmodel
         has a history."""
         checked = self._prompt(ids)
         row = self._engine.rope.row(len(checked), self.seq_length)
         held = self._ids if self._length is not None and self.history and row == self._row else []
         common = next((i for i, (a, b) in enumerate(zip(held, checked, strict=False)) if a != b), len(held))
+        if held and pictures is not None:
+            common = min(common, self._sight.common(checked, pictures, self._seen))
         past = min(common, len(checked) - 1)  # the last one gives the logits
-        if not past:
-            return self._prefill(checked)
-        self._ids = []
-        step = self._step("extend", past, checked[past:])
-        self._ids = checked
-        return step
+        return self._take(checked, past, row, pictures) if past else self._prefill(checked, pictures)
 
     def extend(self, ids: Sequence[int]) -> Step:
         """Takes `ids` in at once, behind all tokens so far. UserError as in prefill."""
@@ -90,7 +91,8 @@ class Session:
         grown = self._engine.rope.row(length, self.seq_length)
         if self._engine.rope.restarts and grown != self._row and length <= self.prompt_length:
             return self._prefill([*self._ids, *checked])
-        step = self._step("decode", checked[0])
+        self._sight.check([length - 1 + self._shift], self.seq_length)
+        step = self._step("decode", checked[0], self._row + length - 1 + self._shift)
         self._ids += checked
         return step
 
@@ -111,14 +113,21 @@ class Session:
             raise UserError(f"the prompt has {len(checked)} tokens; {limit}", where, remedy)
         return checked
 
-    def _prefill(self, ids: list[int]) -> Step:
-        self._row, self._ids = self._engine.rope.row(len(ids), self.seq_length), []
-        step = self._step("prefill", ids)
-        self._ids = list(ids)
+    def _prefill(self, ids: list[int], pictures: Pictures | None = None) -> Step:
+        return self._take(ids, 0, self._engine.rope.row(len(ids), self.seq_length), pictures)
+
+    def _take(self, ids: list[int], past: int, row: int, pictures: Pictures | None) -> Step:
+        """All of `ids` but the first `past`, which are cached."""
+        positions, shift = self._sight.positions(ids, pictures, self.seq_length)
+        shown = self._sight.shown(ids, past, pictures)
+        self._ids = []
+        step = self._step("extend", past, ids[past:], positions[:, past:] + np.int32(row), shown)
+        self._row, self._ids, self._shift = row, list(ids), shift
+        self._seen = pictures.digests() if pictures else []
         return step
 
-    def _step(self, call: str, *arguments: int | list[int]) -> Step:
+    def _step(self, call: str, *arguments: Any) -> Step:
         self._length = None  # stays so if the call is interrupted: the worker's cache then holds what we do not know
-        step = Step(*self._engine.call("decoder", call, self._number, *arguments, self._row))
+        step = Step(*self._engine.call("decoder", call, self._number, *arguments))
         self._length = step.length
         return step

@@ -20,6 +20,7 @@ from contract import graphs
 from contract.errors import UserError
 from contract.graphs import GraphSpec
 from contract.ladder import CHIP, MIN_AGREEMENT, MIN_COSINE, MIN_POSITIONS, TOKENS, Score, resolution, weakest
+from contract.vision import PICTURES, load
 from runtime import simulator
 from runtime.engine import Engine
 from runtime.half import Array
@@ -29,7 +30,7 @@ Progress = Callable[[str], None]
 Tensors = dict[str, Array]
 
 # Nets whose outputs have one row per position; only the valid ones mean anything.
-_PADDED = (graphs.EMBEDDING, *PREFILL)
+_PADDED = (graphs.EMBEDDING, graphs.VIT, *PREFILL)
 
 
 def climb(bmodel: Path, chip: str, reference_dir: Path, modes: Mapping[str, str], on_progress: Progress) -> list[Score]:
@@ -90,11 +91,12 @@ def token_scores(
     on_progress("tokens")
     reference = _tokens(reference_dir / "tokens.json")
     expected, gaps = reference["expected"], reference["gap"]
-    prompt = reference["prompt"]
+    prompt, shown = reference["prompt"], reference_dir / PICTURES
+    pictures = load(shown) if shown.is_file() else None
     with engine.session() as session:
-        if session.history and len(prompt) > 1:
+        if session.history and len(prompt) > 1 and pictures is None:
             session.prefill(prompt[: len(prompt) // 2])  # so that what follows goes through the nets with a history
-        chosen = [session.resume(prompt).token]
+        chosen = [session.resume(prompt, pictures).token]
         for token in reference["forced"]:
             if session.full:
                 break
@@ -168,12 +170,19 @@ def _compare(spec: GraphSpec, got: Mapping[str, Array], wanted: Tensors, valid: 
         return [(probabilities, _cosine(*(_shares(side[ids], side[probabilities], known) for side in (got, wanted))))]
     results = []
     for name, reference in wanted.items():
-        a, b = (np.asarray(x)[:, :valid] if valid else np.asarray(x) for x in (got[name], reference))
+        a, b = (_real(np.asarray(x), spec, valid) for x in (got[name], reference))
         if a.shape != b.shape:
             raise UserError(f"{name} has shape {list(a.shape)}, its reference {list(b.shape)}", spec.name)
         whole = np.issubdtype(b.dtype, np.integer)
         results.append((name, float(np.array_equal(a, b)) if whole else _cosine(a, b)))
     return results
+
+
+def _real(values: Array, spec: GraphSpec, valid: int | None) -> Array:
+    """Without the rows that stand for padding."""
+    if not valid:
+        return values
+    return values.reshape(-1, values.shape[-1])[:valid][None] if spec.kind == graphs.VIT else values[:, :valid]
 
 
 def _shares(ids: Array, values: Array, known: Array) -> Array:

@@ -1,0 +1,115 @@
+"""A vision tower as a table: its sizes, read from config.json, and where its modules lie. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from contract.graphs import BFLOAT16, VisionGeometry
+from contract.vision import Tower
+
+if TYPE_CHECKING:
+    from exporters.architecture import Swap
+
+
+Size = tuple[int, int]  # height and width of a picture in pixels
+
+
+def size(text: str) -> Size:
+    """A picture's height and width in pixels, of "672,896". ValueError for other text."""
+    height, width = map(int, text.split(","))
+    return height, width
+
+
+@dataclass(frozen=True)
+class VisionSpec:
+    """Sizes and quirks of a tower. `hidden`, `intermediate`: of its blocks; `out_hidden`: the decoder's. `patch`:
+    pixels of a patch's side, `frames`: pictures of a video that make one patch in time. `merge`: patches per side
+    that make one feature row. `picture`: side in pixels of a tower of one size, 0 where the grid is free; `rows`: its
+    feature rows. `window`: side of an attention window in patches, 0 without; `full`: the blocks that attend beyond.
+    `table`: side of a learned table of positions that is interpolated. `deepstack`: the blocks whose states go, merged,
+    to the decoder's first layers as well. `size`: the usual largest picture, height and width in pixels.
+    `image_token`, `video_token`, `steps_per_second`: see contract.vision.Tower. `parameters`: number of weights.
+    """
+
+    blocks: int
+    hidden: int
+    intermediate: int
+    heads: int
+    out_hidden: int
+    patch: int
+    image_token: int
+    parameters: int
+    video_token: int | None = None
+    channels: int = 3
+    frames: int = 1
+    merge: int = 1
+    picture: int = 0
+    rows: int = 0
+    window: int = 0
+    full: tuple[int, ...] = ()
+    table: int = 0
+    deepstack: tuple[int, ...] = ()
+    steps_per_second: float = 0.0
+    size: Size = (672, 896)
+    attention_softcap: float | None = field(default=None, init=False)
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden // self.heads
+
+    @property
+    def kv_heads(self) -> int:
+        return self.heads
+
+    @property
+    def attention_scale(self) -> float:
+        return float(self.head_dim**-0.5)
+
+    @property
+    def widths(self) -> tuple[tuple[str, int], ...]:
+        """Input channels of the blocks' linear modules, and of the merger's."""
+        return (
+            ("tower's hidden size", self.hidden),
+            ("tower's intermediate size", self.intermediate),
+            ("merged size", self.merge**2 * self.hidden),
+        )
+
+    @property
+    def unit(self) -> int:
+        """Pixels of the side of a feature row: what the sides of a picture must be multiples of."""
+        return self.patch * self.merge
+
+    def patches(self, size: Size) -> int:
+        """Of a picture of `size`, height and width in pixels."""
+        return (size[0] // self.patch) * (size[1] // self.patch)
+
+    def tower(self, size: Size, axes: int) -> Tower:
+        """What the host must know, for a build that takes pictures of up to the pixels of `size`."""
+        tokens = (self.image_token, self.video_token)
+        if self.picture:
+            return Tower(0, self.merge, self.rows, *tokens, axes=axes)
+        patches = self.patches(size)
+        places = (self.window, self.table, axes)
+        return Tower(patches, self.merge, patches // self.merge**2, *tokens, *places, self.steps_per_second)
+
+    def geometry(self, size: Size, half: str = BFLOAT16) -> VisionGeometry:
+        """The sizes of the net, for the same build."""
+        deep = len(self.deepstack)
+        if self.picture:
+            return VisionGeometry(self.out_hidden, self.rows, picture=(self.picture, self.picture), half=half)
+        patches, values = self.patches(size), self.channels * self.frames * self.patch**2
+        windows, table = self.window > 0, self.table > 0
+        rows = patches // self.merge**2
+        return VisionGeometry(self.out_hidden, rows, patches, values, (0, 0), windows, table, deep, half)
+
+
+@dataclass(frozen=True)
+class Vision:
+    """Where the tower's modules lie, from the model's root. `module`: "module:Class" of patches, made of the tower
+    (Hugging Face's, with `swaps` in each of its blocks), its spec and the build's size."""
+
+    root: str
+    module: str
+    swaps: tuple[Swap, ...]
+    blocks: str = "blocks"
