@@ -80,7 +80,8 @@ class Tower:
     `merge`: m. `rows`: feature rows of a launch. `window`: side of an attention window, 0 without. `table`: side of
     a learned table of positions, 0 without. `axes`: 3 where the decoder takes positions in time, height and width.
     `image_token`, `video_token`: ids of the placeholders. `steps_per_second`: how far positions move in one second
-    of a video, 0 where each step in t moves them by 1."""
+    of a video, 0 where each step in t moves them by 1. `steps_apart`: text stands between the steps of a video, each
+    of which has its own box of positions."""
 
     patches: int
     merge: int
@@ -91,6 +92,7 @@ class Tower:
     table: int = 0
     axes: int = 1
     steps_per_second: float = 0.0
+    steps_apart: bool = False
 
     def launches(self, pictures: Pictures) -> Iterator[tuple[dict[str, Array], int]]:
         """The inputs of `vit` for each launch, by tensor name, and how many of its rows are real.
@@ -142,7 +144,7 @@ class Tower:
             return np.tile(np.arange(len(ids), dtype=np.int32), (self.axes, 1)), 0
         out, at, here = np.zeros((self.axes, len(ids)), np.int32), 0, 0
         shown = self.placeholders(ids)
-        for grid, seconds in zip(pictures.grids, pictures.seconds, strict=True):
+        for grid, seconds in self._boxes(pictures):
             begin = at + int(np.argmax(shown[at:]))
             out[:, at:begin] = np.arange(here, here + begin - at)
             here += begin - at
@@ -155,6 +157,10 @@ class Tower:
             here += max(h, w)  # as Hugging Face has it: time alone moves nothing
         out[:, at:] = np.arange(here, here + len(ids) - at)
         return out, int(out.max()) + 1 - len(ids)
+
+    def _boxes(self, pictures: Pictures) -> Iterator[tuple[Grid, float]]:
+        for (t, h, w), seconds in zip(pictures.grids, pictures.seconds, strict=True):
+            yield from [((1, h, w), 0.0)] * t if self.steps_apart else [((t, h, w), seconds)]
 
 
 def positions(grid: Grid, merge: int) -> NDArray[np.int32]:
