@@ -93,6 +93,7 @@ class Tower:
     axes: int = 1
     steps_per_second: float = 0.0
     steps_apart: bool = False
+    together: bool = False
 
     def launches(self, pictures: Pictures) -> Iterator[tuple[dict[str, Array], int]]:
         """The inputs of `vit` for each launch, by tensor name, and how many of its rows are real.
@@ -133,6 +134,17 @@ class Tower:
     def placeholders(self, ids: Sequence[int]) -> NDArray[np.bool_]:
         """Which of `ids` stand for feature rows."""
         return np.isin(ids, [token for token in (self.image_token, self.video_token) if token is not None])
+
+    def unmask(self, mask: Array, ids: Sequence[int]) -> None:
+        """Where a picture's rows see each other, lets them, in `mask` [T, T] of the prompt `ids`."""
+        if self.together:
+            for begin, end in self.runs(ids):
+                mask[begin:end, begin:end] = 0
+
+    def runs(self, ids: Sequence[int]) -> list[tuple[int, int]]:
+        """Beginning and end of each run of placeholders."""
+        edges = np.flatnonzero(np.diff(self.placeholders(ids).astype(np.int8), prepend=0, append=0))
+        return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
     def positions(self, ids: Sequence[int], pictures: Pictures | None) -> tuple[NDArray[np.int32], int]:
         """Positions [axes, T] of a prompt, and what is added to the number of positions in use to get the next one.

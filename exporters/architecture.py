@@ -14,12 +14,12 @@ from exporters.rows import Rows
 from exporters.spec import DecoderSpec, llama_like
 from exporters.vision import Vision
 
-# The files of this folder that hold a table, each as ARCHITECTURE.
+# The files of this folder that hold a table, as ARCHITECTURE, or several, as ARCHITECTURES.
 TABLES = (
     *("llama", "qwen2", "mistral", "qwen3", "phi3", "gemma", "gemma3", "glm"),
     *("falcon", "gpt_bigcode", "minicpm3", "deepseek_v2"),
     *("qwen", "baichuan", "chatglm", "internlm2"),
-    *("qwen_vl", "qwen3_vl"),
+    *("qwen_vl", "qwen3_vl", "gemma3_vl", "internvl", "llava"),
 )
 
 
@@ -85,10 +85,9 @@ class Architecture:
 
     def in_memory(self, name: str) -> str:
         """A tensor's name in the model, of its name in a file."""
-        if not any(name.startswith(ours) for _, ours in self.stored):
-            for theirs, ours in self.stored:
-                if name.startswith(theirs):
-                    return ours + name.removeprefix(theirs)
+        for theirs, ours in self.stored:
+            if name.startswith(theirs):
+                return ours + name.removeprefix(theirs)
         return name
 
     def required_weights(self, spec: DecoderSpec) -> tuple[str, ...]:
@@ -104,11 +103,15 @@ def tables() -> dict[str, Architecture]:
     """Architectures by model_type. RuntimeError where two tables claim one."""
     found: dict[str, Architecture] = {}
     for name in TABLES:
-        architecture: Architecture = import_module(f"exporters.{name}").ARCHITECTURE
-        for model_type in architecture.model_types:
-            if model_type in found:
-                raise RuntimeError(f"exporters/{name}.py: model_type {model_type!r} stands in another table already")
-            found[model_type] = architecture
+        module = import_module(f"exporters.{name}")
+        several: tuple[Architecture, ...] = getattr(module, "ARCHITECTURES", None) or (module.ARCHITECTURE,)
+        for architecture in several:
+            for model_type in architecture.model_types:
+                if model_type in found:
+                    raise RuntimeError(
+                        f"exporters/{name}.py: model_type {model_type!r} stands in another table already"
+                    )
+                found[model_type] = architecture
     return found
 
 

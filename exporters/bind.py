@@ -31,8 +31,8 @@ Array = np.ndarray[Any, np.dtype[np.float32]]
 @dataclass(frozen=True)
 class Weight:
     """One initializer, float32 of `shape` as stored: the checkpoint's `parts` joined along `axis`, of which `rows`
-    (strided ranges; all, where there are none) are taken, divided by their length if `normalised`, made two-dimensional
-    if `flat`, then transposed if `transposed`.
+    (strided ranges; all, where there are none) are taken, divided by their length if `normalised`, brought into
+    `shape` if `reshaped`, then transposed if `transposed`.
 
     In `parts`, "{layer}" stands for the layer's own prefix, or the tower's. Without parts it is a constant that tracing
     computed, such as a rotary table.
@@ -44,7 +44,7 @@ class Weight:
     rows: Rows = ()
     axis: int = 0
     normalised: bool = False
-    flat: bool = False
+    reshaped: bool = False
     transposed: bool = False
 
 
@@ -133,7 +133,8 @@ def assemble(checkpoint: Checkpoint, weight: Weight, prefix: str) -> Array:
         value = np.concatenate([value[start:stop:step] for start, stop, step in weight.rows])
     if weight.normalised:
         value = value / np.maximum(np.linalg.norm(value, axis=-1, keepdims=True), 1e-12)
-    value = value.reshape(len(value), -1) if weight.flat else value
+    if weight.reshaped:
+        value = value.reshape(weight.shape[::-1] if weight.transposed else weight.shape)
     value = np.ascontiguousarray(value.T) if weight.transposed else value
     if value.shape != weight.shape:
         found, wanted = list(value.shape), list(weight.shape)

@@ -18,6 +18,7 @@ from contract.graphs import MASKED, Geometry
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Run = Callable[[dict[str, Array]], dict[str, Array]]
+Unmask = Callable[[Array, int], None]  # of a mask [T, T], in place, and the positions before it
 STATES = "output_states"
 
 
@@ -79,14 +80,20 @@ def padded(ids: list[int], length: int) -> Array:
 
 
 def run_layer(
-    runs: Sequence[Run], states: States, geometry: Geometry, lengths: Sequence[int], positions: Array
+    runs: Sequence[Run],
+    states: States,
+    geometry: Geometry,
+    lengths: Sequence[int],
+    positions: Array,
+    unmask: Unmask | None = None,
 ) -> LayerRun:
     """`runs`: the layer's nets in the order of graphs.layer_nets. `lengths`: real positions of each chunk of the
-    prompt. `positions` [axes, T] int32: rows of the rotary tables, of the prompt and the steps behind it.
+    prompt. `positions` [axes, T] int32: rows of the rotary tables, of the prompt and the steps behind it. `unmask`:
+    lets some of a chunk's positions see later ones.
 
     The KV cache is filled as the runtime fills it.
     """
-    layer, out = _Layer(geometry, positions), LayerRun()
+    layer, out = _Layer(geometry, positions, unmask), LayerRun()
     for state, length in zip(states.chunks, lengths, strict=True):
         prefill = runs[2] if layer.past else runs[0]
         out.chunks.append(layer.run(prefill, state, length))
@@ -98,8 +105,8 @@ def run_layer(
 class _Layer:
     """One layer's KV cache, of which `past` positions are in use."""
 
-    def __init__(self, geometry: Geometry, positions: Array) -> None:
-        self.geometry, self.positions, self.past = geometry, positions, 0
+    def __init__(self, geometry: Geometry, positions: Array, unmask: Unmask | None) -> None:
+        self.geometry, self.positions, self.unmask, self.past = geometry, positions, unmask, 0
         sizes = {"history_k": geometry.head_dim, "history_v": geometry.v_head_dim}
         shape = (1, geometry.seq_length, geometry.kv_heads)
         self.history = {name: np.zeros((*shape, size), np.float32) for name, size in sizes.items()}
@@ -109,10 +116,13 @@ class _Layer:
         length, end = state.shape[1], self.geometry.seq_length
         # Padding takes the last position again: what follows may lie beyond the tables' end.
         places = np.minimum(np.arange(self.past, self.past + length), self.positions.shape[1] - 1)
+        mask = history_mask(length, end, self.past) if self.past else prefill_mask(length)
+        if self.unmask and length > 1:
+            self.unmask(mask[0, 0, :count, mask.shape[3] - length :][:, :count], self.past)
         inputs = {
             "input_states": state,
             "position_ids": self.positions[:, places],
-            "attention_mask": history_mask(length, end, self.past) if self.past else prefill_mask(length),
+            "attention_mask": mask,
         }
         if self.past:
             inputs |= {name: value.copy() for name, value in self.history.items()}

@@ -150,7 +150,7 @@ class Decoder:
                 for path, source in swap.sources(spec, self.devices).items():
                     sources[f"{at}.{path}"] = replace(source, parts=tuple(f"{at}.{part}" for part in source.parts))
         found = {name: weight_of(name, v.shape, sources, 0) for name, v in module.state_dict().items()}
-        return {name: replace(w, flat=name in old and old[name].dim() > len(w.shape)) for name, w in found.items()}
+        return {name: replace(w, reshaped=name in old and old[name].shape != w.shape) for name, w in found.items()}
 
     def positions_weight(self, length: int) -> Weight:
         """The learned positions [length, H] that the first layer adds."""

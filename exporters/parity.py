@@ -131,6 +131,7 @@ class _Ladder:
             self.geometry,
             self.lengths,
             self.positions,
+            self.shown.unmask if self.shown else None,
         )
         path = self.folder / f"bind.layer_{index}"
         theirs = chain.run_layer(
@@ -139,6 +140,7 @@ class _Ladder:
             self.geometry,
             self.lengths,
             self.positions,
+            self.shown.unmask if self.shown else None,
         )
         self.torch_states, self.onnx_states = ours.states(), theirs.states()
         self._score_layer(index, nets, ours, theirs)

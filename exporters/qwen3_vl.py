@@ -7,7 +7,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from exporters import qwen3, qwen_vl
+from exporters import qwen2, qwen3, qwen_vl
 from exporters.architecture import Architecture
 from exporters.qwen_vl import text
 from exporters.spec import DecoderSpec
@@ -16,7 +16,7 @@ from exporters.vision import VisionSpec
 
 def read(config: dict[str, Any]) -> DecoderSpec:
     tied = bool(config.get("tie_word_embeddings", text(config).get("tie_word_embeddings", False)))
-    return qwen3.read(text(config), axes=3, vision=tower(config), tied=tied)
+    return qwen2.read(text(config), axes=3, vision=tower(config), tied=tied)
 
 
 def tower(config: dict[str, Any]) -> VisionSpec:

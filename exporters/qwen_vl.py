@@ -12,7 +12,10 @@ from exporters.spec import DecoderSpec
 from exporters.vision import Vision, VisionSpec
 
 # Names of modules in files as published, and in a model that transformers has loaded.
-STORED = (("visual.", "model.visual."), ("model.", "model.language_model."))
+STORED = (
+    ("visual.", "model.visual."),
+    *((f"model.{part}.", f"model.language_model.{part}.") for part in ("layers", "embed_tokens", "norm")),
+)
 PACE = 4  # positions per second of video, where a Qwen2.5-VL config.json does not say
 
 

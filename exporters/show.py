@@ -4,6 +4,7 @@ by ONNX Runtime.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,10 +61,12 @@ def _smooth(shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 def arguments(model: Any, pictures: Pictures, ids: Sequence[int]) -> dict[str, torch.Tensor]:
     """What Hugging Face's model takes beside the ids of a prompt."""
-    if not pictures.grids:
-        return {"pixel_values": torch.from_numpy(pictures.pixels)}
     given, kinds = torch.tensor([list(ids)]), torch.zeros(1, len(ids), dtype=torch.int32)
-    found: dict[str, torch.Tensor] = {"mm_token_type_ids": kinds}
+    taken = inspect.signature(model.forward).parameters
+    found: dict[str, torch.Tensor] = {n: kinds for n in ("mm_token_type_ids", "token_type_ids") if n in taken}
+    if not pictures.grids:
+        kinds[given == model.config.image_token_id] = 1
+        return {**found, "pixel_values": torch.from_numpy(pictures.pixels)}
     for number, (kind, pixels) in enumerate((("image", "pixel_values"), ("video", "pixel_values_videos"))):
         kinds[given == getattr(model.config, f"{kind}_token_id")] = number + 1
         of_kind = [one for one in pictures.each() if one.videos == (bool(number),)]
@@ -125,6 +128,10 @@ class Shown:
         hf = [rows.numpy() for rows in self.truth.features]
         yield PATCHED, max(map(distance, hf, self.torch_rows)), MAX_ABS_PATCHED
         yield ONNX, max(map(distance, self.torch_rows, self.onnx_rows)), MAX_ABS_ONNX
+
+    def unmask(self, mask: Array, past: int) -> None:
+        """Lets a picture's rows see each other, in the mask [T, T] of a chunk behind `past` positions."""
+        self.tower.unmask(mask, self.truth.prompt[past : past + len(mask)])
 
     def splice(self, number: int, chunks: list[Array], rows: list[Array], lengths: Sequence[int]) -> None:
         """The features `rows[number]` into the states [1, T, H] of a prompt's chunks: 0 in place of the placeholders'

@@ -29,7 +29,8 @@ class VisionSpec:
     feature rows. `window`: side of an attention window in patches, 0 without; `full`: the blocks that attend beyond.
     `table`: side of a learned table of positions that is interpolated. `deepstack`: the blocks whose states go, merged,
     to the decoder's first layers as well. `size`: the usual largest picture, height and width in pixels.
-    `image_token`, `video_token`, `steps_per_second`, `steps_apart`: see contract.vision.Tower. `parameters`: number of weights.
+    `image_token`, `video_token`, `steps_per_second`, `steps_apart`, `together`: see contract.vision.Tower.
+    `parameters`: number of weights.
     """
 
     blocks: int
@@ -52,6 +53,7 @@ class VisionSpec:
     deepstack: tuple[int, ...] = ()
     steps_per_second: float = 0.0
     steps_apart: bool = False
+    together: bool = False
     size: Size = (672, 896)
     attention_softcap: float | None = field(default=None, init=False)
 
@@ -89,10 +91,12 @@ class VisionSpec:
         """What the host must know, for a build that takes pictures of up to the pixels of `size`."""
         tokens = (self.image_token, self.video_token)
         if self.picture:
-            return Tower(0, self.merge, self.rows, *tokens, axes=axes)
+            return Tower(0, self.merge, self.rows, *tokens, axes=axes, together=self.together)
         patches = self.patches(size)
         places = (self.window, self.table, axes)
-        return Tower(patches, self.merge, patches // self.merge**2, *tokens, *places, self.steps_per_second, self.steps_apart)
+        return Tower(
+            patches, self.merge, patches // self.merge**2, *tokens, *places, self.steps_per_second, self.steps_apart
+        )
 
     def geometry(self, size: Size, half: str = BFLOAT16) -> VisionGeometry:
         """The sizes of the net, for the same build."""

@@ -45,13 +45,14 @@ class Step:
 
     It travels as the cache argument, whatever a model calls that. `rotary`: cos and sin [1, T, rotary size].
     `stretch` [1, T, 1]: a factor on q.
-    `mask` is added to the scores: [1, 1 or heads, T, past + T]. The history belongs to the caller, in the contract's
-    layout [1, past, K, D]; without it the layer prefills. After the run `k` and `v` hold the new positions only.
+    `mask` is added to the scores: [1, 1 or heads, T, past + T]; without one all see all. The history belongs to the
+    caller, in the contract's layout [1, past, K, D]; without it the layer prefills. After the run `k` and `v` hold the
+    new positions only.
     """
 
     sizes: Sizes
-    mask: torch.Tensor
-    position_ids: torch.Tensor
+    mask: torch.Tensor | None = None
+    position_ids: torch.Tensor | None = None
     rotary: tuple[torch.Tensor, torch.Tensor] | None = None
     stretch: torch.Tensor | None = None
     history_k: torch.Tensor | None = None
@@ -153,8 +154,9 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, step: Step) -> tor
     if cap := step.sizes.attention_softcap:
         scores = torch.tanh(scores / cap) * cap
     # The fused operation knows one mask for all heads, and takes the first of several: these are kept from it.
-    masked = scores + step.mask if step.mask.shape[1] == 1 else step.mask + scores
-    weights = torch.softmax(masked, dim=-1)
+    if step.mask is not None:
+        scores = scores + step.mask if step.mask.shape[1] == 1 else step.mask + scores
+    weights = torch.softmax(scores, dim=-1)
     return torch.matmul(weights, v).transpose(1, 2).reshape(1, -1, q.shape[1] * v.shape[3])
 
 

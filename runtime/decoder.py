@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from contract import graphs
+from contract.errors import UserError
 from contract.graphs import MASKED
 from runtime.bmrt import DeviceMem
 from runtime.device import Device, bytes_of
@@ -27,15 +28,31 @@ Result = tuple[int, Array | None, int]
 @dataclass(frozen=True)
 class Shown:
     """What a prompt shows: `features`, float32 [n, H], deepstack features behind the tower's own, and where in the
-    prompt each of the n rows stands."""
+    prompt each of the n rows stands. `together`: those of one picture see each other, also those behind."""
 
     features: list[Array]
     places: Array
+    together: bool = False
+
+    def runs(self) -> list[tuple[int, int]]:
+        """Beginning and end of each run of neighbouring places."""
+        parts = np.split(self.places, np.flatnonzero(np.diff(self.places) != 1) + 1)
+        return [(int(part[0]), int(part[-1]) + 1) for part in parts if len(part)]
+
+    def end(self, start: int, end: int) -> int:
+        """Where a chunk from `start` to `end` must stop so that rows which see each other stay together."""
+        cut = [begin for begin, stop in self.runs() if self.together and begin < end < stop]
+        if cut and cut[0] <= start:
+            what = f"a picture fills more than the {end - start} positions that are prefilled at once"
+            raise UserError(what, remedy="build with a larger INPUT")
+        return cut[0] if cut else end
 
     def part(self, start: int, count: int) -> Shown | None:
         """Of `count` positions from `start` on, counted from there; None where there is nothing to see."""
         inside = (self.places >= start) & (self.places < start + count)
-        return Shown([f[inside] for f in self.features], self.places[inside] - start) if inside.any() else None
+        if not inside.any():
+            return None
+        return Shown([f[inside] for f in self.features], self.places[inside] - start, self.together)
 
 
 @dataclass
@@ -98,11 +115,14 @@ class Decoder:
         behind them, in chunks of prefill_length. `positions` [axes, T] int32: what each net is told of them."""
         conversation, most = self._conversations[number], self._sizes.prefill_length
         conversation.length = past
-        for start in range(0, len(ids), most):
-            chunk = ids[start : start + most]
-            seen = shown and shown.part(start, len(chunk))
-            hidden = self._chunk(conversation, chunk, positions[:, start : start + most], seen)
+        start = 0
+        while start < len(ids):
+            end = min(start + most, len(ids))
+            end = shown.end(start, end) if shown else end
+            chunk, seen = ids[start:end], shown and shown.part(start, end - start)
+            hidden = self._chunk(conversation, chunk, positions[:, start:end], seen)
             conversation.length += len(chunk)
+            start = end
         last = hidden.part((len(chunk) - 1) * self._hidden_bytes, self._hidden_bytes)
         return (*self._head(last), conversation.length)
 
@@ -116,6 +136,8 @@ class Decoder:
         mask = np.full((rows, cached + rows), self._masked)
         mask[:n, :past] = 0
         mask[:n, cached : cached + n] = np.triu(mask[:n, cached : cached + n], 1)
+        for begin, end in shown.runs() if shown and shown.together else ():
+            mask[begin:end, cached + begin : cached + end] = 0
         positions = np.zeros((*self._position.shape[:-1], rows), np.int32)
         positions[..., :n] = places
         padded = np.zeros(self._sizes.prefill_length, np.int32)
@@ -165,11 +187,11 @@ class Decoder:
     def _splice(self, shown: Shown, hidden: DeviceMem) -> None:
         """The features take the places of their placeholders' embeddings, run by run of neighbours."""
         rows = to_storage(shown.features[0], self._hidden.dtype)
-        cuts = np.flatnonzero(np.diff(shown.places) != 1) + 1
-        for places, part in zip(np.split(shown.places, cuts), np.split(rows, cuts), strict=True):
-            if len(places):
-                begin, size = int(places[0]) * self._hidden_bytes, len(places) * self._hidden_bytes
-                self._device.write(hidden.part(begin, size), np.ascontiguousarray(part))
+        done = 0
+        for begin, end in shown.runs():
+            part = np.ascontiguousarray(rows[done : done + end - begin])
+            self._device.write(hidden.part(begin * self._hidden_bytes, part.nbytes), part)
+            done += end - begin
 
     def _add(self, shown: Shown, number: int, hidden: DeviceMem, out: DeviceMem) -> None:
         """Deepstack features onto the hidden states of their placeholders."""

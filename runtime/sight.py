@@ -76,7 +76,7 @@ class Sight:
         each = [self._features(one, digest) for one, digest in zip(pictures.each(), pictures.digests(), strict=True)]
         places = np.flatnonzero(self._tower.placeholders(ids))
         features = [np.concatenate(parts)[places >= past] for parts in zip(*each, strict=True)]
-        return Shown(features, places[places >= past] - past)
+        return Shown(features, places[places >= past] - past, self._tower.together)
 
     def _features(self, picture: Pictures, digest: str) -> list[Array]:
         """Of one picture, [rows, H] for each output of the tower."""
