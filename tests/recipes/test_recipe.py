@@ -32,6 +32,7 @@ config:
   hidden_size: 64
   rope_scaling: {type: yarn, factor: 4.0, mscale: [0.7, 1]}
   sliding_window: null
+  vision_config: {patch_size: 14, window: [1, 2], rope_parameters: {rope_type: axial, sections: [1, 2]}}
 """
 WANTED = {
     *("stories15m", "smollm2-135m", "llama2-7b", "llama2-13b", "llama3-8b", "llama3.1-8b", "llama3.2-1b"),
