@@ -7,9 +7,10 @@ need torchvision, and exporters.frames stands in for them. No code of the folder
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from contract.errors import UserError
 from contract.vision import Pictures, Prompt
 from exporters import tokenizer as tokenizers
 from exporters.pictures import Video
+
+if TYPE_CHECKING:
+    from exporters.frames import Frames
 
 VIDEO_SHARE = 4  # a frame of a video takes at most this part of a picture's pixels
 _NAMED_IN = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
@@ -32,32 +36,46 @@ def shows_pictures(folder: Path) -> bool:
 def load(folder: Path, max_pixels: int | None = None) -> Processor:
     """The processor of `folder`. `max_pixels`: of a picture; a larger one is made smaller; None leaves it to the
     checkpoint. UserError where there is none, or where it is code of the checkpoint's own."""
+    kind, images, frames = parts(folder, max_pixels)
+    with _blaming(folder):
+        held = {"image_processor": images, "tokenizer": tokenizers.load(folder), "video_processor": frames}
+        settings, _ = kind.get_processor_dict(folder, local_files_only=True)
+        made = _taking(type(frames), kind).from_args_and_dict([held[name] for name in kind.get_attributes()], settings)
+    return Processor(made, max_pixels)
+
+
+def parts(folder: Path, max_pixels: int | None) -> tuple[Any, Any, Frames | None]:
+    """The processor's class; its image processor, on Pillow; and what prepares videos, None for a model that takes
+    none. UserError as in `load`."""
     from transformers import AutoImageProcessor
     from transformers.models.auto.processing_auto import processor_class_from_name
+
+    from exporters.frames import Frames
 
     name = next((found for file in _NAMED_IN if (found := _read(folder / file).get("processor_class"))), None)
     kind = processor_class_from_name(name or _usual(folder) or "")
     if not shows_pictures(folder) or kind is None:
         what = f"the processor {name} is not one of transformers'" if name else "no processor for pictures in here"
         raise UserError(what, str(folder), "name a checkpoint of a vision-language model that transformers knows")
-    from exporters.frames import Frames
-
-    try:
+    with _blaming(folder):
         images = AutoImageProcessor.from_pretrained(
             folder, backend="pil", local_files_only=True, trust_remote_code=False
         )
-        share = None if max_pixels is None else max_pixels // VIDEO_SHARE
-        parts = {
-            "image_processor": images,
-            "tokenizer": tokenizers.load(folder),
-            "video_processor": Frames.of(folder, kind.__name__, images, share),
-        }
-        settings, _ = kind.get_processor_dict(folder, local_files_only=True)
-        made = _taking(Frames, kind).from_args_and_dict([parts[part] for part in kind.get_attributes()], settings)
+        return kind, images, Frames.of(folder, kind.__name__, images, share(max_pixels))
+
+
+def share(max_pixels: int | None) -> int | None:
+    """Pixels of the largest frame of a video, where those of the largest picture are `max_pixels`."""
+    return None if max_pixels is None else max_pixels // VIDEO_SHARE
+
+
+@contextmanager
+def _blaming(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"no usable processor ({reason})", str(folder), "fetch the checkpoint's files again") from error
-    return Processor(made, max_pixels)
 
 
 class Processor:
@@ -66,7 +84,7 @@ class Processor:
     def __init__(self, processor: Any, max_pixels: int | None = None) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
-        self._size = _size(processor.image_processor, max_pixels)
+        self._size = limits(processor.image_processor, max_pixels)
 
     @property
     def chat_template(self) -> str | None:
@@ -134,7 +152,7 @@ def _usual(folder: Path) -> str | None:
     return None if kind is None else str(kind.__name__)
 
 
-def _size(image_processor: Any, max_pixels: int | None) -> dict[str, int] | None:
+def limits(image_processor: Any, max_pixels: int | None) -> dict[str, int] | None:
     """What an image processor of free grids is told, so that no picture has more than `max_pixels`."""
     if max_pixels is None or not hasattr(image_processor, "merge_size"):
         return None

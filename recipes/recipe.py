@@ -7,7 +7,7 @@ checkpoint (exporters.spec does) nor fetch it (exporters.sources does).
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -99,14 +99,23 @@ DEFAULT_RULES = (Rule(net="lm_head", mode="int4", use="int8"),)
 
 
 def _plain(value: Any) -> Any:
-    """What a key of config.json may hold: a scalar, a list of scalars, or a mapping (of words) to such."""
-    for item in value.values() if isinstance(value, dict) else (value,):
-        for part in item if isinstance(item, list) else (item,):
-            if not (part is None or isinstance(part, bool | int | float | str)):
-                raise PydanticCustomError("plain", "no number, word, list or small mapping as in a config.json")
-            if isinstance(part, str) and _is_number(part):
-                raise PydanticCustomError("plain", "text, for YAML: a power of ten needs a dot, as in 1.0e-5")
+    """What a key of config.json may hold: a scalar, a list of scalars, a mapping (of words) to such, or a model within
+    the model, as `vision_config`, whose values are any of these."""
+    for part in _scalars(value, depth=2):
+        if not (part is None or isinstance(part, bool | int | float | str)):
+            raise PydanticCustomError("plain", "no number, word, list or small mapping as in a config.json")
+        if isinstance(part, str) and _is_number(part):
+            raise PydanticCustomError("plain", "text, for YAML: a power of ten needs a dot, as in 1.0e-5")
     return value
+
+
+def _scalars(value: Any, depth: int) -> Iterator[Any]:
+    """All that lies in mappings down to `depth`, and in the lists there; what lies deeper, as it is."""
+    if isinstance(value, dict) and depth:
+        for inner in value.values():
+            yield from _scalars(inner, depth - 1)
+    else:
+        yield from value if isinstance(value, list) else (value,)
 
 
 def _is_number(text: str) -> bool:

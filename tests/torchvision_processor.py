@@ -1,32 +1,41 @@
-"""Run by itself, with torchvision on PYTHONPATH: what Hugging Face's own processor makes of a conversation.
+"""What Hugging Face's own processors make of pictures and videos beside torchvision: asked in a child process.
 
-torchvision's wheel is built for CUDA, and its compiled half cannot load beside a CPU build of torch; the transforms
-need only that two of its operators are known by name. Arguments: a checkpoint, a pickle of what `asked` takes, and
-where the outcome goes.
+torchvision's wheel is built for CUDA, and its compiled half cannot load beside a CPU build of torch. What is asked for
+here needs its transforms only, which load once two of its operators are known by name.
 """
 
+from __future__ import annotations
+
+import os
 import pickle
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-import torch
-
-LIBRARY = torch.library.Library("torchvision", "DEF")
-for operator in ("nms", "qnms"):
-    LIBRARY.define(f"{operator}(Tensor boxes, Tensor scores, float threshold) -> Tensor")
+HERE = Path(__file__).resolve()
+Question = tuple[str, dict[str, Any]]  # a function below, and what it takes beside the processor
 
 
-def asked(folder, messages, images, videos, metadata, sizes, sample):
-    from transformers import AutoImageProcessor, AutoProcessor
+def ask(folder: Path, questions: list[Question], scratch: Path) -> list[Any]:
+    """The answers of the processor that the checkpoint `folder` has."""
+    from tests import real_code
 
-    processor = AutoProcessor.from_pretrained(folder)
-    processor.image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
-    if sample:
-        return [processor.video_processor.sample_frames(**row, metadata=meta).tolist() for row, meta in sample]
-    text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    images_size, videos_size = sizes
+    given, answers = scratch / "questions", scratch / "answers"
+    given.write_bytes(pickle.dumps(questions))
+    path = os.pathsep.join([str(real_code.folder("torchvision")), str(HERE.parents[1])])
+    command = [sys.executable, str(HERE), str(folder), str(given), str(answers)]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return pickle.loads(answers.read_bytes())
+
+
+def prompt(
+    processor: Any, messages: Any, images: Any, videos: Any, metadata: Any, images_size: Any, videos_size: Any
+) -> dict[str, Any]:
+    """Token ids, patches and grids."""
     made = processor(
-        text=[text],
+        text=[processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)],
         images=images or None,
         videos=videos or None,
         images_kwargs={"size": images_size} if images_size else {},
@@ -36,6 +45,33 @@ def asked(folder, messages, images, videos, metadata, sizes, sample):
     return {key: value.numpy() if hasattr(value, "numpy") else value for key, value in made.items()}
 
 
+def samples(processor: Any, rows: list[tuple[int, float, float]]) -> list[list[int]]:
+    """For each (frames, frames a second, frames a second wanted) the frames that are taken."""
+    from transformers.video_utils import VideoMetadata
+
+    frames = processor.video_processor
+    return [frames.sample_frames(VideoMetadata(total, fps), fps=wanted).tolist() for total, fps, wanted in rows]
+
+
+def patches(processor: Any, rows: list[tuple[int, int, int, dict[str, int]]]) -> list[int]:
+    """For each (frames, height, width, limits) of a video the number of its patches."""
+    frames = processor.video_processor
+    return [int(frames.get_num_of_video_patches(*row, {"size": size})) for *row, size in rows]
+
+
+def _answer(folder: str, given: str, answers: str) -> None:
+    import torch
+
+    library = torch.library.Library("torchvision", "DEF")
+    for operator in ("nms", "qnms"):
+        library.define(f"{operator}(Tensor boxes, Tensor scores, float threshold) -> Tensor")
+    from transformers import AutoImageProcessor, AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(folder)
+    processor.image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    questions: list[Question] = pickle.loads(Path(given).read_bytes())
+    Path(answers).write_bytes(pickle.dumps([globals()[name](processor, **what) for name, what in questions]))
+
+
 if __name__ == "__main__":
-    given = pickle.loads(Path(sys.argv[2]).read_bytes())
-    Path(sys.argv[3]).write_bytes(pickle.dumps([asked(sys.argv[1], **question) for question in given]))
+    _answer(*sys.argv[1:])

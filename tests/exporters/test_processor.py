@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import pickle
-import subprocess
-import sys
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +15,8 @@ from contract.errors import UserError
 from contract.vision import Prompt
 from exporters import processor
 from exporters.pictures import Video
-from tests import real_code, vision_models
+from tests import torchvision_processor, vision_models
 
-CHILD = Path(__file__).parents[1] / "torchvision_processor.py"
 FREE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 # Two of 255 levels, after normalisation: torchvision rounds otherwise than Pillow in each of two passes of resizing.
 ROUNDED = {"qwen2_vl": 2.01 / 255 / 0.261, "qwen2_5_vl": 2.01 / 255 / 0.261, "qwen3_vl": 2.01 / 255 / 0.5}
@@ -85,7 +81,7 @@ def cases(name: str) -> dict[str, Case]:
     }
 
 
-def asked(name: str, case: Case) -> dict[str, Any]:
+def asked(name: str, case: Case) -> torchvision_processor.Question:
     images = [part["image"] for part in case.parts if part["type"] == "image"]
     videos = [part["video"] for part in case.parts if part["type"] == "video"]
     bare = [part if part["type"] == "text" else {"type": part["type"]} for part in case.parts]
@@ -94,7 +90,7 @@ def asked(name: str, case: Case) -> dict[str, Any]:
         images_size = {**images_size, "shortest_edge": min(65536, images_size["longest_edge"])}
     if videos_size and name == "qwen3_vl":  # of all frames together
         videos_size = {"shortest_edge": 4096, "longest_edge": videos_size["longest_edge"] * len(videos[0].frames)}
-    return {
+    question = {
         "messages": [{"role": "user", "content": bare}],
         "images": images,
         "videos": [video.frames for video in videos],
@@ -102,9 +98,10 @@ def asked(name: str, case: Case) -> dict[str, Any]:
             {"total_num_frames": video.total, "fps": video.fps, "frames_indices": list(video.numbers)}
             for video in videos
         ],
-        "sizes": (images_size, videos_size),
-        "sample": [],
+        "images_size": images_size,
+        "videos_size": videos_size,
     }
+    return "prompt", question
 
 
 @pytest.fixture(scope="module")
@@ -115,20 +112,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return made
 
 
-def reference(folder: Path, questions: list[dict[str, Any]], scratch: Path) -> list[Any]:
-    (scratch / "asked").write_bytes(pickle.dumps(questions))
-    path = os.pathsep.join([str(real_code.folder("torchvision")), str(CHILD.parents[1])])
-    command = [sys.executable, str(CHILD), str(folder), str(scratch / "asked"), str(scratch / "made")]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return pickle.loads((scratch / "made").read_bytes())
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FREE)
 def test_prompts_are_hugging_faces(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
     all_cases = cases(name)
-    found = reference(folders[name], [asked(name, case) for case in all_cases.values()], tmp_path)
+    found = torchvision_processor.ask(folders[name], [asked(name, case) for case in all_cases.values()], tmp_path)
     for (label, case), theirs in zip(all_cases.items(), found, strict=True):
         ours = processor.load(folders[name], case.max_pixels).prompt(case.messages())
         assert ours.ids == list(theirs["input_ids"][0]), label
@@ -157,16 +145,10 @@ def check_pictures(label: str, case: Case, ours: Prompt, theirs: dict[str, Any])
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
 def test_frames_are_sampled_as_by_hugging_face(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
-    from transformers.video_utils import VideoMetadata
-
-    asking = [
-        (total, fps, wanted) for total in (4, 7, 50, 301) for fps in (8.0, 23.976, 30.0) for wanted in (0.5, 1, 2)
-    ]
-    sample = [({"fps": wanted}, VideoMetadata(total, fps)) for total, fps, wanted in asking]
-    question = {"messages": [], "images": [], "videos": [], "metadata": [], "sizes": (None, None), "sample": sample}
-    (theirs,) = reference(folders[name], [question], tmp_path)
+    rows = list(itertools.product((4, 7, 50, 301), (8.0, 23.976, 30.0), (0.5, 1, 2)))
+    (theirs,) = torchvision_processor.ask(folders[name], [("samples", {"rows": rows})], tmp_path)
     frames = processor.load(folders[name]).processor.video_processor
-    assert [frames.sample(*row).tolist() for row in asking] == theirs
+    assert [frames.sample(*row).tolist() for row in rows] == theirs
 
 
 def test_the_rows_of_a_picture_are_its_placeholders(folders: dict[str, Path]) -> None:

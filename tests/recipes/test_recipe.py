@@ -32,6 +32,7 @@ config:
   hidden_size: 64
   rope_scaling: {type: yarn, factor: 4.0, mscale: [0.7, 1]}
   sliding_window: null
+  vision_config: {patch_size: 14, window: [1, 2], rope_parameters: {rope_type: axial, sections: [1, 2]}}
 """
 WANTED = {
     *("stories15m", "smollm2-135m", "llama2-7b", "llama2-13b", "llama3-8b", "llama3.1-8b", "llama3.2-1b"),
@@ -46,6 +47,9 @@ WANTED = {
     *("falcon-7b", "falcon-40b", "wizardcoder-15b", "starcoder", "phi-3-mini", "phi-4-mini"),
     *("gemma-2b", "gemma2-2b", "gemma2-9b", "gemma3-1b"),
     *("internlm2-1.8b", "internlm2-7b", "minicpm3-4b", "deepseek-v2-lite"),
+    *("qwen3-vl-2b", "qwen3-vl-4b", "qwen3-vl-8b"),
+    *("qwen2-vl-2b", "qwen2-vl-7b"),
+    *("qwen2.5-vl-3b", "qwen2.5-vl-7b"),
 }
 # Billions of parameters, as the models' authors give them where the name does not.
 PUBLISHED = {

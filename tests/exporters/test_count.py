@@ -1,0 +1,100 @@
+"""Counts of tokens, against what Hugging Face's processors make of pictures and videos of those sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from contract.errors import UserError
+from contract.vision import Pictures
+from exporters import count, processor
+from exporters.vision import Size, VisionSpec
+from tests import torchvision_processor, vision_models
+
+FREE = {"qwen2_vl": 14, "qwen2_5_vl": 14, "qwen3_vl": 16}
+LARGEST = (672, 896)
+SWEEP = 200
+
+
+def spec(name: str) -> VisionSpec:
+    return VisionSpec(1, 1, 1, 1, 1, FREE[name], 0, 1, frames=2, merge=2)
+
+
+def sizes(most: int) -> list[Size]:
+    """Of any shape, small ones as often as large ones."""
+    generator = np.random.default_rng(0)
+    found = np.exp(generator.uniform(np.log(8), np.log(most), (SWEEP, 2))).astype(int)
+    return [(int(high), int(wide)) for high, wide in found]
+
+
+@pytest.fixture(scope="module", params=FREE)
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    folder = tmp_path_factory.mktemp(request.param)
+    vision_models.write_processor(request.param, folder)
+    return request.param, folder
+
+
+@pytest.mark.slow
+def test_pictures_have_the_tokens_that_hugging_face_makes_of_them(checkpoint: tuple[str, Path]) -> None:
+    name, folder = checkpoint
+    counters = [count.counter(spec(name), name, source, LARGEST) for source in (folder, None)]
+    loaded = processor.load(folder, LARGEST[0] * LARGEST[1])
+    seen = set()
+    for height, width in sizes(1500):
+        shown = {"type": "image", "image": Image.new("RGB", (width, height))}
+        made = loaded.prompt([{"role": "user", "content": [shown]}]).ids.count(vision_models.IDS["<|image_pad|>"])
+        assert [counter.image(height, width).tokens for counter in counters] == [made] * 2, (height, width)
+        seen.add(made)
+    assert len(seen) > SWEEP / 4
+
+
+@pytest.mark.slow
+def test_videos_have_the_patches_that_hugging_face_makes_of_them(checkpoint: tuple[str, Path], tmp_path: Path) -> None:
+    name, folder = checkpoint
+    counters = [count.counter(spec(name), name, source, LARGEST) for source in (folder, None)]
+    most, low = LARGEST[0] * LARGEST[1] // 4, 4096 if name == "qwen3_vl" else 3136
+    rows = [
+        (frames, *size, {"shortest_edge": low, "longest_edge": most * frames if name == "qwen3_vl" else most})
+        for frames, size in zip([2, 3, 8, 21] * (SWEEP // 4), sizes(1500), strict=True)
+    ]
+    (theirs,) = torchvision_processor.ask(folder, [("patches", {"rows": rows})], tmp_path)
+    for counter in counters:
+        ours = [counter.video(frames, 1.0, size).tokens * 4 for frames, *size, _ in rows]
+        assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "tokens"),
+    [("qwen2_5_vl", (672, 896), 768), ("qwen2_vl", (28, 28), 4), ("qwen3_vl", (100, 100), 64)],
+)
+def test_the_arithmetic_is_shown(name: str, size: Size, tokens: int) -> None:
+    made = count.counter(spec(name), name, None, LARGEST).image(*size)
+    assert made.tokens == tokens
+    shown = str(made)
+    assert shown.endswith(f" = {tokens}")
+    grid = shown[shown.index("pixels, ") + len("pixels, ") : shown.index(" patches")].split(" x ")
+    assert np.prod([int(side) for side in grid]) == 4 * tokens
+
+
+def test_a_video_is_a_quarter_as_large_as_a_picture() -> None:
+    made = count.counter(spec("qwen2_5_vl"), "qwen2_5_vl", None, LARGEST).video(20, 1.0)
+    assert str(made) == "video of 20 s: 20 frames of 336x448 pixels, 10 x 24 x 32 patches / 4 = 1920"
+
+
+def test_what_cannot_be_shown_is_refused() -> None:
+    counter = count.counter(spec("qwen2_vl"), "qwen2_vl", None, LARGEST)
+    with pytest.raises(UserError, match="image 1x500: the model takes no such shape"):
+        counter.image(1, 500)
+    with pytest.raises(UserError, match=r"no frames at 0\.01 a second"):
+        counter.video(20, 0.01)
+    with pytest.raises(UserError, match="nothing is known of how new_vl prepares pictures"):
+        count.counter(spec("qwen2_vl"), "new_vl", None)
+
+
+def test_a_prompt_is_explained_by_its_parts() -> None:
+    pictures = Pictures(np.zeros((0, 1), np.float32), ((1, 48, 64), (10, 24, 32)), (False, True), (0.0, 2.0))
+    explained = "pictures 48 x 64 patches / 4 + 10 x 24 x 32 patches / 4 = 2688, text 12"
+    assert count.explain(pictures, 2, 2700) == explained
