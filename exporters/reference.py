@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ def run(
         model, in_memory = _load(model_dir, architecture, offload)
         model = _adapted(model, adapter) if adapter else model
         if in_memory:
-            forced = _greedy(model, ids, positions - 1, shown)
+            forced = _greedy(model, ids, positions - 1, shown, spec.vision.placeholders if spec.vision else ())
         else:
             forced = (_prompt_ids(model_dir, PASSAGE, spec.vocab) * positions)[: positions - 1]
         # Rope that the prompt's length decides for good says something else in one pass over all positions.
@@ -141,10 +141,12 @@ def _forward(
         yield out.logits[0]
 
 
-def _greedy(model: Any, prompt: list[int], count: int, shown: Pictures | None) -> list[int]:
+def _greedy(model: Any, prompt: list[int], count: int, shown: Pictures | None, never: Sequence[int]) -> list[int]:
+    """`never`: tokens that stand for pictures, which an untrained model may well give."""
     tokens: list[int] = []
     chunks = (tokens[-1:] or prompt for _ in range(count))
     for logits in _forward(model, chunks, True, shown):
+        logits[-1, list(never)] = -torch.inf
         tokens.append(int(logits[-1].argmax()))
     return tokens
 

@@ -31,7 +31,7 @@ _TEXT = 4  # tokens of the prompt that stay, at least, however large the picture
 def sample(spec: VisionSpec, size: Size, ids: list[int], room: int) -> tuple[list[int], Pictures]:
     """`ids` with a picture in their midst, at most `room` of them, and the picture: smooth, as photographs are, and
     smaller than `size`, so that a launch has padding."""
-    text = [i for i in ids if i not in (spec.image_token, spec.video_token)][: max(_TEXT, min(len(ids), room // 4))]
+    text = [i for i in ids if i not in spec.placeholders][: max(_TEXT, min(len(ids), room // 4))]
     rows, grids = spec.rows, list[Grid]()
     if spec.picture:
         pixels = _smooth((1, 3, spec.picture, spec.picture))

@@ -79,6 +79,11 @@ class VisionSpec:
         )
 
     @property
+    def placeholders(self) -> tuple[int, ...]:
+        """Tokens that stand for feature rows."""
+        return tuple(token for token in (self.image_token, self.video_token) if token is not None)
+
+    @property
     def unit(self) -> int:
         """Pixels of the side of a feature row: what the sides of a picture must be multiples of."""
         return self.patch * self.merge
