@@ -44,7 +44,11 @@ def columns_by_axis(module: Any) -> torch.Tensor:
 
 def chosen(found: torch.Tensor, columns: torch.Tensor | None) -> torch.Tensor:
     """M-RoPE: rows of a table for each axis, [axes, T, size], to the one that has of each its own columns."""
-    return found if columns is None else (found * columns).sum(0, keepdim=True)
+    if columns is None:
+        return found
+    # Added up one by one: a sum over the axes takes the compiler 80,000 cycles more at 1024 positions.
+    first, *others = (found[axis : axis + 1] * columns[axis : axis + 1] for axis in range(len(columns)))
+    return sum(others, first)
 
 
 def complex_pairs(module: Any, layer_type: str, length: int) -> Tables:
