@@ -18,10 +18,11 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from compile import estimate, forks, guard
+from compile import estimate, forks, guard, kernels
 from compile.digest import Digests, combine
 from compile.interrupt import deaf, interruptible
 from compile.job import Failure, Job, Launcher, Record, Results, read_record
+from compile.kernels import Kernels
 from compile.plan import COMPILER, Plan, Step
 from compile.store import Store, whole
 from compile.toolchain import Runner
@@ -127,7 +128,9 @@ class _Run:
         self.memory = _available_memory()
         compiler = runners.get(COMPILER)
         served = compiler and not compiler.docker
-        self.servers = forks.Servers({**compiler.environment(), **env}) if compiler and served else None
+        self.kernels = Kernels(compiler.identity, linked=not compiler.docker) if compiler else None
+        self.compiler_env = {**env, "HOME": kernels.HOME}
+        self.servers = forks.Servers({**compiler.environment(), **self.compiler_env}) if compiler and served else None
 
     def loop(self) -> dict[str, Record]:
         self._settle()
@@ -212,8 +215,9 @@ class _Run:
             step = self.waiting[name]
             taken = sum(job.step.memory for job in self.running.values())
             if len(self.running) < self.jobs and (not self.running or taken + step.memory <= self.memory):
-                servers = self.servers if step.where == COMPILER else None
-                launcher = Launcher(self.runners[step.where], servers, self.env)
+                launcher = Launcher(self.runners[step.where], None, self.env)
+                if step.where == COMPILER:
+                    launcher = Launcher(launcher.runner, self.servers, self.compiler_env, self.kernels)
                 folders, read = (self.work, self.logs), self._read(step)
                 changed = partial(self._changed, read)
                 job = Job(step, launcher, self.ready.pop(name), folders, self.digests, self.results, changed)

@@ -20,10 +20,12 @@ from typing import IO, Protocol
 
 from compile import forks
 from compile.digest import Digests
+from compile.kernels import Kernels
 from compile.plan import Step
 from compile.toolchain import Runner
 
 RECORD = "step.json"
+DEPLOY = "model_deploy.py"
 TAIL_LINES = 15
 GRACE = 3.0  # seconds between asking a step to stop and killing it
 FULL = ("No space left on device", "Disk quota exceeded")  # as the C library says it
@@ -69,11 +71,12 @@ class Process(Protocol):
 @dataclass(frozen=True)
 class Launcher:
     """Starts the commands of one environment. `servers`: that run some of them; None where there are none. `env`:
-    variables to set beside the environment's own."""
+    variables to set beside the environment's own. `kernels`: those that model_deploy may use."""
 
     runner: Runner
     servers: forks.Servers | None = None
     env: Mapping[str, str] = field(default_factory=dict)
+    kernels: Kernels | None = None
 
     def fork(self, command: tuple[str, ...], folder: Path, log: IO[bytes]) -> Process | None:
         """None where a server does not run it. It may wait until the server is ready."""
@@ -198,12 +201,18 @@ class Job:
         start = time.monotonic()
         shutil.rmtree(self.part, ignore_errors=True)
         self.part.mkdir(parents=True)
+        deploys = any(command[0] == DEPLOY for command in self.step.commands)
+        kernels = self.launcher.kernels if deploys else None
+        if kernels:
+            kernels.lend(self.part)
         with self.log.open("wb") as log:
             for command in self.step.commands:
                 self.results.put((self.step, command))
                 reason = self._execute(command, log)
                 if reason:
                     return Failure(reason, command, tail(self.log))
+        if kernels and (reason := kernels.collect(self.part)):
+            return Failure(reason, (), tail(self.log))
         missing = [o for o in self.step.outputs if not any(p.is_file() for p in self.part.glob(o))]
         if missing:
             return Failure(f"it made no {missing[0]}", self.step.commands[-1], tail(self.log))

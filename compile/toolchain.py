@@ -18,14 +18,16 @@ from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 
-from compile import deploy, digest, docker
-from compile.plan import COMPILER, EXPORTER, NORMALISE, REBIND
+from compile import deploy, digest, docker, kernels
+from compile.plan import COMPILER, EXPORTER, NORMALISE, REBIND, REGRID
 from contract.errors import UserError, one_of
 from contract.modes import TOOLCHAINS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MANAGED = ".venv-tpu-mlir"
 TOOLS = ("model_transform.py", "model_deploy.py", "model_tool")
+# What of ours decides the compiler's results.
+SCRIPTS = (REBIND, REGRID, NORMALISE, Path(kernels.__file__))
 TESTED = "1.30.2"  # the version every flag and figure here was measured with
 
 
@@ -98,7 +100,7 @@ def find(kind: str = "auto", folder: Path | None = None, environ: Mapping[str, s
 
 def runners(toolchain: Toolchain) -> dict[str, Runner]:
     """Both environments with their identities, for compile.executor. UserError if the compiler does not start."""
-    scripts = hashlib.sha256(b"".join(script.read_bytes() for script in (REBIND, NORMALISE))).hexdigest()
+    scripts = hashlib.sha256(b"".join(script.read_bytes() for script in SCRIPTS)).hexdigest()
     compiler = replace(toolchain.runner, identity=f"{toolchain.version()} {scripts}")
     return {EXPORTER: exporter(), COMPILER: compiler}
 

@@ -82,7 +82,9 @@ def nets(spec: DecoderSpec, options: Options, geometry: graphs.Geometry) -> tupl
 def tower(spec: DecoderSpec, options: Options) -> dict[str, Any] | None:
     """What the host must know of the tower, for the manifest."""
     chosen = size(options)
-    return asdict(spec.vision.tower(chosen, spec.axes)) if spec.vision and chosen else None
+    if spec.vision is None or chosen is None:
+        return None
+    return asdict(replace(spec.vision.tower(chosen, spec.axes), dynamic=options.dynamic_vit))
 
 
 def word(options: Options, half: str) -> str:

@@ -94,6 +94,7 @@ class Tower:
     steps_per_second: float = 0.0
     steps_apart: bool = False
     together: bool = False
+    dynamic: bool = False
 
     def launches(self, pictures: Pictures) -> Iterator[tuple[dict[str, Array], int]]:
         """The inputs of `vit` for each launch, by tensor name, and how many of its rows are real.
@@ -115,18 +116,19 @@ class Tower:
 
     def _launch(self, pixels: Array, grid: Grid) -> tuple[dict[str, Array], int]:
         count, unit = len(pixels), self.merge**2
+        length = count if self.dynamic else self.patches
         order = window_order(grid, self.merge, self.window // self.merge) if self.window else None
         places = positions(grid, self.merge)
         if order is not None:
             pixels, places = (_permuted(values, order[0], unit) for values in (pixels, places))
-        inputs = {"input_states": _padded(pixels, self.patches), "position_ids": _padded(places, self.patches)}
+        inputs = {"input_states": _padded(pixels, length), "position_ids": _padded(places, length)}
         frames = np.repeat(np.arange(grid[0]), grid[1] * grid[2])
         if self.table:
-            inputs |= interpolation(grid, self.merge, self.table, self.patches)
-        inputs["full_attn_mask"] = mask(frames, self.patches)
+            inputs |= interpolation(grid, self.merge, self.table, length)
+        inputs["full_attn_mask"] = mask(frames, length)
         if order is not None:
-            inputs["window_attn_mask"] = mask(np.repeat(order[1], unit), self.patches)
-            back = np.arange(self.patches // unit)
+            inputs["window_attn_mask"] = mask(np.repeat(order[1], unit), length)
+            back = np.arange(length // unit)
             back[: count // unit] = np.argsort(order[0])
             inputs["reverse_index"] = back.astype(np.int32)
         return inputs, count // unit

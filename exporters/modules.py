@@ -13,7 +13,7 @@ from torch import nn
 
 from contract.graphs import SAMPLE_CANDIDATES
 from patches.attention import Sizes, Step
-from patches.rotary import chosen
+from patches.rotary import Chosen
 
 
 class Embedding(nn.Module):
@@ -39,8 +39,6 @@ class Block(nn.Module):
     column of the tables, else 0.
     """
 
-    columns: torch.Tensor | None
-
     def __init__(
         self,
         layer: nn.Module,
@@ -58,7 +56,7 @@ class Block(nn.Module):
         self.register_buffer("cos", rotary and rotary[0])
         self.register_buffer("sin", rotary and rotary[1])
         self.register_buffer("stretch", stretch)
-        self.register_buffer("columns", None if columns is None else columns[:, None])
+        self.chosen = None if columns is None else Chosen(columns)
         self.positions = positions if positions is None else nn.Parameter(positions, requires_grad=False)
         # Every block of the contract takes position_ids; where a layer has no use for them, they look up zeros.
         unused = rotary is None and mask is None and positions is None
@@ -76,7 +74,7 @@ class Block(nn.Module):
         step = Step(self.sizes, attention_mask, position_ids, history_k=history_k, history_v=history_v)
         if self.cos is not None:
             found = look_up(position_ids, self.cos), look_up(position_ids, self.sin)  # type: ignore[arg-type]
-            step.rotary = chosen(found[0], self.columns), chosen(found[1], self.columns)
+            step.rotary = found if self.chosen is None else (self.chosen(found[0]), self.chosen(found[1]))
         if self.stretch is not None:
             step.stretch = look_up(position_ids, self.stretch)  # type: ignore[arg-type]
         if self.mask is not None:

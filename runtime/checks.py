@@ -9,7 +9,7 @@ import numpy as np
 
 from contract import graphs
 from contract.errors import UserError
-from contract.graphs import GraphSpec, TensorSpec
+from contract.graphs import GraphSpec, TensorSpec, VisionGeometry
 from runtime.half import STORAGE, Array
 from runtime.nets import PREFILL, contract
 
@@ -41,6 +41,18 @@ def inputs(spec: GraphSpec, given: Mapping[str, Array], vocab: int | None, posit
     for tensor in spec.inputs:
         _check(spec, tensor, given[tensor.name], bounds.get(tensor.name))
     return {name: given[name] for name in wanted}
+
+
+def fewer(spec: GraphSpec, given: Mapping[str, Array]) -> GraphSpec:
+    """A tower's net over as many patches as are given, where these are whole feature rows and no more than built."""
+    built, rows = spec.inputs[0].shape[0], spec.outputs[0].shape[0]
+    count = len(given.get(spec.inputs[0].name, ()))
+    if not 0 < count <= built or count * rows % built:
+        raise UserError(f"{count} patches do not fit", spec.name, f"give at most {built}, in whole feature rows")
+    names, features = {t.name for t in spec.inputs}, spec.outputs[0]
+    sizes = (features.shape[1], count * rows // built, count, spec.inputs[0].shape[1], (0, 0))
+    forms = (_REVERSE in names, "pos_idx" in names, len(spec.outputs) - 1)
+    return graphs.vit(VisionGeometry(*sizes, *forms, features.dtype))
 
 
 def token_ids(ids: object, vocab: int | None, where: str) -> list[int]:

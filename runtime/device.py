@@ -120,14 +120,16 @@ class Device:
         outputs: Mapping[str, DeviceMem],
         length: int | None = None,
         past: int = 0,
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
     ) -> list[tuple[int, ...]]:
         """Runs net `name` and waits. Buffers by tensor name; those the net lacks (a baked-in mask) are left out.
 
         `length`: positions in use, behind `past` in the cache; a dynamic net computes only these, a static one always
-        all. The outputs' shapes as they came out, which in a dynamic net may be smaller than the built ones.
+        all. `shapes`: of inputs that are smaller in another way. The outputs' shapes as they came out, which in a
+        dynamic net may be smaller than the built ones.
         """
         net = self.nets[name]
-        shapes = at_length(net.spec, length, past) if net.dynamic and length else {}
+        shapes = at_length(net.spec, length, past) if net.dynamic and length else shapes or {}
         ins, outs = _array(net.spec.inputs, inputs, shapes), _array(net.spec.outputs, outputs, {})
         arguments = (name.encode(), ins, len(ins), outs, len(outs), True, False)
         if not self._lib.bmrt_launch_tensor_ex(self._runtime, *arguments):
@@ -137,13 +139,14 @@ class Device:
         return [out.shape.as_tuple() for out in outs]
 
     def run(self, name: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """One launch with all inputs and outputs on the host, in storage type."""
+        """One launch with all inputs and outputs on the host, in storage type. A dynamic net takes smaller ones than it
+        was built for, and gives accordingly."""
         spec = self.nets[name].spec
         buffers = {t.name: self.allocate(bytes_of(t)) for t in (*spec.inputs, *spec.outputs)}
         try:
             for tensor in spec.inputs:
                 self.write(buffers[tensor.name], inputs[tensor.name])
-            shapes = self.launch(name, buffers, buffers)
+            shapes = self.launch(name, buffers, buffers, shapes={t: tuple(v.shape) for t, v in inputs.items()})
             outputs = [replace(t, shape=shape) for t, shape in zip(spec.outputs, shapes, strict=True)]
             return {t.name: self.read(buffers[t.name], t) for t in outputs}
         finally:

@@ -18,7 +18,7 @@ from typing import Any
 
 from contract import manifest
 from contract.errors import UserError
-from contract.graphs import BLOCK_CACHE, GraphSpec
+from contract.graphs import BLOCK_CACHE, VIT, GraphSpec
 from runtime import bmodel as bmodel_file
 from runtime import checks, simulator
 from runtime.half import Array, from_storage, to_storage
@@ -82,7 +82,8 @@ class Engine:
         self.close()
 
     def run(self, net: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """One net once. float32 (or int32) in and out, by the contract's tensor names, in the built shapes.
+        """One net once. float32 (or int32) in and out, by the contract's tensor names, in the built shapes; a dynamic
+        tower takes fewer patches as well.
 
         Values are rounded to the net's own half type. `attention_mask` is left out where the net has it built in.
         UserError for an unknown net or tensor, a wrong shape or type, a token id or position out of range.
@@ -90,6 +91,8 @@ class Engine:
         if net not in self.nets:
             raise UserError(f"no net {net!r}", str(self.bmodel), f"it has {', '.join(self.nets)}")
         spec = self.nets[net]
+        if self.tower and self.tower.dynamic and spec.kind == VIT:
+            spec = checks.fewer(spec, inputs)
         checked = checks.inputs(spec, inputs, self.vocab, self._positions())
         stored = {t.name: to_storage(checked[t.name], t.dtype) for t in spec.inputs}
         outputs = self.call("run", net, stored)
