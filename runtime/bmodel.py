@@ -72,6 +72,27 @@ class Summary:
     vocab: int | None
 
 
+@dataclass(frozen=True)
+class Slot:
+    """A tensor at a part's end. `inner`: between parts of the same net. `index`: its place among the net's own."""
+
+    tensor: TensorSpec
+    inner: bool
+    index: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one device does in one step of `net`."""
+
+    name: str
+    net: str
+    step: int
+    device: int
+    inputs: tuple[Slot, ...]
+    outputs: tuple[Slot, ...]
+
+
 def read(path: Path) -> Summary:
     """Checks the file and says what it is for. UserError: missing, not a bmodel, truncated, corrupt."""
     model = _model(path)
@@ -82,16 +103,48 @@ def read(path: Path) -> Summary:
 def signatures(path: Path) -> list[GraphSpec]:
     """Inputs and outputs of each net, at its first stage, as the file has them. Parts of a net that is split over
     devices have that net's name. UserError as read()."""
-
-    def tensors(found: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
-        dtypes = [DTYPES.get(t["data_type"] or 0, "unknown") for t in found]
-        return tuple(TensorSpec(t["name"], tuple(t["shape"][0]["dim"]), d) for t, d in zip(found, dtypes, strict=True))
-
     made = []
     for net in _model(path)["net"]:
         name, stage = (net["cascade"] or {}).get("main_name") or net["name"], net["parameter"][0]
-        made.append(GraphSpec(name, name, None, tensors(stage["input_tensor"]), tensors(stage["output_tensor"])))
+        ins, outs = (tuple(map(_spec, stage[side])) for side in ("input_tensor", "output_tensor"))
+        made.append(GraphSpec(name, name, None, ins, outs))
     return made
+
+
+def parts(path: Path) -> list[Part]:
+    """The parts of the nets that are split over devices, in file order. UserError as read()."""
+    made = []
+    for net in _model(path)["net"]:
+        cascade, stage = net["cascade"] or {}, net["parameter"][0]
+        if main := cascade.get("main_name"):
+            ins, outs = (
+                tuple(Slot(_spec(t), not t["hidden"], t["index"] or 0) for t in stage[side])
+                for side in ("input_tensor", "output_tensor")
+            )
+            made.append(Part(net["name"], main, cascade["step"] or 0, cascade["device_id"] or 0, ins, outs))
+    return made
+
+
+def weight_bytes(path: Path) -> list[int]:
+    """By device, the bytes of the weights that it holds; what nets share counts once. UserError as read()."""
+    model = _model(path)
+    held: list[set[tuple[int, int]]] = [set() for _ in range(max(1, model["device_num"] or 1))]
+    for net in model["net"]:
+        for stage in net["parameter"]:
+            if stage["coeff_mem"]:
+                held[(net["cascade"] or {}).get("device_id") or 0].add(stage["coeff_mem"]["binary_coeff"])
+    return [sum(size for _, size in places) for places in held]
+
+
+def cascade_places(path: Path) -> list[int]:
+    """Offsets in the file of the 16 bits that say where in a net's table its cascade lies. UserError as read()."""
+    described, _ = _description(path)
+    return [struct.calcsize(_HEADER) + place for place in _READER.places(described, "Model", "net", "cascade")]
+
+
+def _spec(found: dict[str, Any]) -> TensorSpec:
+    dtype = DTYPES.get(found["data_type"] or 0, "unknown")
+    return TensorSpec(found["name"], tuple(found["shape"][0]["dim"]), dtype)
 
 
 def require_chip(path: Path, chip: str) -> Summary:

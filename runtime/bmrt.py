@@ -133,6 +133,7 @@ _OTHER_CALLS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bmrt_destroy": (None, (C.c_void_p,)),
     "bmrt_set_flags": (None, (C.c_void_p, C.c_uint32)),
     "bmrt_load_bmodel": (C.c_bool, (C.c_void_p, C.c_char_p)),
+    "bmrt_load_bmodel_data": (C.c_bool, (C.c_void_p, C.c_void_p, C.c_size_t)),
     "bmrt_get_network_number": (C.c_int, (C.c_void_p,)),
     "bmrt_get_network_name": (C.c_char_p, (C.c_void_p, C.c_int)),
     "bmrt_get_network_info": (C.POINTER(NetInfo), (C.c_void_p, C.c_char_p)),

@@ -15,8 +15,7 @@ import numpy as np
 from contract import graphs
 from contract.errors import UserError
 from contract.graphs import MASKED
-from runtime.bmrt import DeviceMem
-from runtime.device import Device, bytes_of
+from runtime.device import Buffer, Device, bytes_of
 from runtime.half import Array, from_storage, to_storage
 from runtime.nets import contract, sizes
 
@@ -59,7 +58,7 @@ class Shown:
 class Conversation:
     """`cache`: per layer its K and V buffer, of which `length` positions are in use."""
 
-    cache: list[tuple[DeviceMem, DeviceMem]]
+    cache: list[tuple[Buffer, Buffer]]
     length: int = 0
 
 
@@ -94,7 +93,7 @@ class Decoder:
         allocate, number = self._device.allocate, next(self._numbers)
         conversation = Conversation([])
         for layer in range(self._sizes.layers):
-            tensors = {t.name: t for t in self._specs[graphs.block_cache_name(layer)].inputs}
+            tensors = {t.name: t for t in self._device.nets[graphs.block_cache_name(layer)].share.inputs}
             size = {name: bytes_of(tensors[name]) // self._sizes.seq_length for name in self._history}
             k, v = (allocate(size[name] * self._cached) for name in self._history)
             conversation.cache.append((k, v))
@@ -126,7 +125,7 @@ class Decoder:
         last = hidden.part((len(chunk) - 1) * self._hidden_bytes, self._hidden_bytes)
         return (*self._head(last), conversation.length)
 
-    def _chunk(self, conversation: Conversation, ids: Sequence[int], places: Array, shown: Shown | None) -> DeviceMem:
+    def _chunk(self, conversation: Conversation, ids: Sequence[int], places: Array, shown: Shown | None) -> Buffer:
         """At most prefill_length further positions. Their hidden states."""
         past, n = conversation.length, len(ids)
         kind = graphs.BLOCK_KV if past else graphs.BLOCK
@@ -166,7 +165,7 @@ class Decoder:
         positions: Array,
         mask: Array,
         shown: Shown | None = None,
-    ) -> DeviceMem:
+    ) -> Buffer:
         """Embedding and all blocks; new k and v go straight to their place in the cache. The hidden states' buffer."""
         for mem, values in ((self._ids_mem, ids), (self._position_mem, positions), (self._mask_mem, mask)):
             self._device.write(mem, values)
@@ -184,7 +183,7 @@ class Decoder:
                 hidden, spare = spare, hidden
         return hidden
 
-    def _splice(self, shown: Shown, hidden: DeviceMem) -> None:
+    def _splice(self, shown: Shown, hidden: Buffer) -> None:
         """The features take the places of their placeholders' embeddings, run by run of neighbours."""
         rows = to_storage(shown.features[0], self._hidden.dtype)
         done = 0
@@ -193,19 +192,19 @@ class Decoder:
             self._device.write(hidden.part(begin * self._hidden_bytes, part.nbytes), part)
             done += end - begin
 
-    def _add(self, shown: Shown, number: int, hidden: DeviceMem, out: DeviceMem) -> None:
+    def _add(self, shown: Shown, number: int, hidden: Buffer, out: Buffer) -> None:
         """Deepstack features onto the hidden states of their placeholders."""
         spread = np.zeros((self._sizes.prefill_length, self._hidden.shape[-1]), np.float32)
         spread[shown.places] = shown.features[number]
         self._device.write(self._added_mem, to_storage(spread, self._hidden.dtype))
         self._launch(graphs.ADD, graphs.ADD, [hidden, self._added_mem], [out], None)
 
-    def _from(self, position: int, mem: DeviceMem) -> DeviceMem:
+    def _from(self, position: int, mem: Buffer) -> Buffer:
         """The part of a K or V buffer from `position` on."""
         offset = mem.size // self._cached * position
         return mem.part(offset, mem.size - offset)
 
-    def _head(self, hidden: DeviceMem) -> tuple[int, Array | None]:
+    def _head(self, hidden: Buffer) -> tuple[int, Array | None]:
         self._launch(graphs.LM_HEAD, graphs.LM_HEAD, [hidden], [self._head_mem], None)
         out = self._specs[graphs.LM_HEAD].outputs[0]
         values = from_storage(self._device.read(self._head_mem, out), out.dtype).reshape(-1)
@@ -215,8 +214,8 @@ class Decoder:
         self,
         net: str,
         kind: str,
-        inputs: Sequence[DeviceMem],
-        outputs: Sequence[DeviceMem],
+        inputs: Sequence[Buffer],
+        outputs: Sequence[Buffer],
         length: int | None,
         past: int = 0,
     ) -> None:

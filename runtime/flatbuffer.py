@@ -35,6 +35,27 @@ class Reader:
         table: dict[str, Any] = self._follow(buffer, 0, root)
         return table
 
+    def places(self, b: bytes, root: str, vector: str, field: str) -> list[int]:
+        """For each table in `vector` of the root that has `field`: where its vtable says where that lies. Tables may
+        share a vtable. For a buffer that read() took."""
+        (kind,) = (spec.strip("[]!") for name, spec in self._tables[root] if name == vector)
+        start = _get(b, 0, "<I")[0]
+        at = start + self._slot(b, start, root, vector)[1]
+        tables = at + _get(b, at, "<I")[0]
+        (count,) = _get(b, tables, "<I")
+        found = []
+        for place in range(tables + 4, tables + 4 + 4 * count, 4):
+            table = place + _get(b, place, "<I")[0]
+            slot, value = self._slot(b, table, kind, field)
+            found += [slot] if value else []
+        return found
+
+    def _slot(self, b: bytes, table: int, kind: str, field: str) -> tuple[int, int]:
+        """Where the vtable of `table` says where `field` lies, and what it says; 0 for nowhere."""
+        vtable = table - _get(b, table, "<i")[0]
+        place = vtable + 4 + 2 * [name for name, _ in self._tables[kind]].index(field)
+        return place, _get(b, place, "<H")[0] if place < vtable + _get(b, vtable, "<H")[0] else 0
+
     def _follow(self, b: bytes, at: int, kind: str) -> Any:
         """What lies where the 32-bit offset stored at `at` points to."""
         to = at + _get(b, at, "<I")[0]

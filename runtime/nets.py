@@ -10,9 +10,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from contract import graphs
 from contract.errors import UserError
 from contract.graphs import Geometry, GraphSpec, TensorSpec, VisionGeometry
+from runtime.half import Array
 
 _BUILDERS: dict[str, Callable[[Geometry], GraphSpec]] = {
     graphs.EMBEDDING: graphs.embedding,
@@ -29,14 +32,23 @@ _BUILDERS: dict[str, Callable[[Geometry], GraphSpec]] = {
 
 # Nets over several positions at once.
 PREFILL = (graphs.BLOCK, graphs.BLOCK_KV)
+# Tensors of which each device has its share of the heads, and their axis; of others each has all.
+_HEADS = 2
 
 
 @dataclass(frozen=True)
 class Net:
-    """`spec`: contract names, file order. `dynamic`: the length may be chosen at each launch."""
+    """`spec`: contract names, file order. `dynamic`: the length may be chosen at each launch.
+
+    `share`: the same net as each device sees it, with its own share of the KV heads. `takers`, `givers`: on how many
+    devices the inputs and the outputs lie; 1 for a net that is not split.
+    """
 
     spec: GraphSpec
     dynamic: bool
+    share: GraphSpec
+    takers: int = 1
+    givers: int = 1
 
 
 @dataclass(frozen=True)
@@ -61,6 +73,10 @@ def contract(kind: str, top1: bool = False, past: int = 1, length: int = 1) -> G
     return _BUILDERS[kind](Geometry(1, 1, 1, 1, 1, 1 if top1 else 2, past, input_length=length))
 
 
+# Cached k and v, and new ones.
+_BY_HEADS = {t.name for t in (*contract(graphs.BLOCK_CACHE).inputs[3:], *contract(graphs.BLOCK_CACHE).outputs[1:])}
+
+
 def describe(name: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> GraphSpec:
     """The GraphSpec of net `name` with the tensors as the file has them. Unknown nets keep their name as kind."""
     layered = re.fullmatch(f"({'|'.join(graphs.LAYER_KINDS)})_(\\d+)", name)
@@ -75,6 +91,56 @@ def describe(name: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSp
         features = graphs.vit(VisionGeometry(1, 1, deepstack=len(outputs) - 1)).outputs
         outputs = _rename(outputs, [t.name for t in features])
     return GraphSpec(name, kind, layer, tuple(inputs), tuple(outputs))
+
+
+def described(
+    name: str,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    places: tuple[Sequence[int], Sequence[int]],
+    dynamic: bool,
+) -> Net:
+    """The Net of tensors that lie at `places`, the device of each input and of each output, in ascending order.
+
+    UserError where a device has other tensors than the first.
+    """
+    groups = [
+        [[t for t, place in zip(tensors, where, strict=True) if place == device] for device in range(max(where) + 1)]
+        for tensors, where in zip((inputs, outputs), places, strict=True)
+    ]
+    for group in groups:
+        if odd := next((i for i, own in enumerate(group) if _forms(own) != _forms(group[0])), 0):
+            what = f"net {name} has other tensors on device {odd} than on device 0"
+            raise UserError(what, remedy="build for one device")
+    share = describe(name, groups[0][0], groups[1][0])
+    takers, givers = (len(group) for group in groups)
+    spec = replace(share, inputs=_whole(share.inputs, takers), outputs=_whole(share.outputs, givers))
+    return Net(spec, dynamic, share, takers, givers)
+
+
+def _forms(tensors: Sequence[TensorSpec]) -> list[tuple[tuple[int, ...], str]]:
+    return [(t.shape, t.dtype) for t in tensors]
+
+
+def _whole(shares: Sequence[TensorSpec], devices: int) -> tuple[TensorSpec, ...]:
+    return tuple(
+        replace(t, shape=(*t.shape[:_HEADS], t.shape[_HEADS] * devices, *t.shape[_HEADS + 1 :]))
+        if t.name in _BY_HEADS
+        else t
+        for t in shares
+    )
+
+
+def parts(tensor: TensorSpec, values: Array, devices: int) -> list[Array]:
+    """What of the whole `tensor` goes to each device: its heads, or all."""
+    if tensor.name not in _BY_HEADS:
+        return [values] * devices
+    return [np.ascontiguousarray(part) for part in np.split(values, devices, axis=_HEADS)]
+
+
+def joined(tensor: TensorSpec, shares: Sequence[Array]) -> Array:
+    """The whole `tensor` of what each device has of it."""
+    return np.concatenate(shares, axis=_HEADS) if tensor.name in _BY_HEADS else shares[0]
 
 
 def _rename(tensors: Sequence[TensorSpec], wanted: Sequence[str]) -> Sequence[TensorSpec]:
@@ -116,7 +182,7 @@ def sizes(nets: Mapping[str, GraphSpec]) -> Sizes:
         raise UserError(f"this bmodel cannot talk: it has no net {missing[0]}", remedy="name a decoder's bmodel")
     for name in needed:
         if odd := sorted({t.name for t in (*nets[name].inputs, *nets[name].outputs)} - _names(nets[name])):
-            # As in nets that are split over several devices, which have a cache per device.
+            # As in nets of which the compiler split a part only.
             raise UserError(f"net {name} has a tensor {odd[0]!r} that no decoder has", remedy="build for one device")
     hidden = [nets[n].outputs[0] for n in needed[:-1]] + [nets[n].inputs[0] for n in needed[2:]]
     if len(types := sorted({t.dtype for t in hidden})) > 1:  # llm_convert -q bf16 does this to a float16 checkpoint

@@ -14,7 +14,7 @@ BINARY = bytes(range(256)) * 40
 VOCAB, HIDDEN = 50, 4
 
 
-def _table(b: flatbuffers.Builder, fields: dict[int, tuple[str, object]]) -> int:
+def table(b: flatbuffers.Builder, fields: dict[int, tuple[str, object]]) -> int:
     """`fields`: id to (kind, value); kind "ref" for tables, strings and vectors, "bin" for two u64, else a scalar."""
     b.StartObject(max(fields) + 1)
     for slot, (kind, value) in fields.items():
@@ -30,37 +30,52 @@ def _table(b: flatbuffers.Builder, fields: dict[int, tuple[str, object]]) -> int
     return b.EndObject()
 
 
-def _vector(b: flatbuffers.Builder, items: list[int], prepend: str = "UOffsetTRelative", size: int = 4) -> int:
+def vector(b: flatbuffers.Builder, items: list[int], prepend: str = "UOffsetTRelative", size: int = 4) -> int:
     b.StartVector(size, len(items), size)
     for item in reversed(items):
         getattr(b, f"Prepend{prepend}")(item)
     return b.EndVector()
 
 
-def _tensor(b: flatbuffers.Builder, name: str, dims: list[int], dtype: int, size: int) -> int:
-    shape = _table(b, {0: ("ref", _vector(b, dims, "Uint64", 8))})
+def tensor_of(
+    b: flatbuffers.Builder, name: str, dims: list[int], dtype: int, size: int, hidden: int = 0, index: int = 0
+) -> int:
+    shape = table(b, {0: ("ref", vector(b, dims, "Uint64", 8))})
     string = b.CreateString(name)
-    return _table(b, {0: ("ref", string), 1: ("Uint32", dtype), 4: ("Uint64", size), 5: ("ref", _vector(b, [shape]))})
+    fields = {0: ("ref", string), 1: ("Uint32", dtype), 4: ("Uint64", size), 5: ("ref", vector(b, [shape]))}
+    fields |= {slot: ("Int32", value) for slot, value in ((11, hidden), (12, index)) if value}
+    return table(b, fields)
 
 
-def _net(b: flatbuffers.Builder, name: str, ins: list[int], outs: list[int], weights: tuple[int, int]) -> int:
-    place = _table(b, {0: ("ref", b.CreateString("tpu.Gather.source")), 2: ("Uint64", weights[1])})
-    coefficients = _table(b, {2: ("bin", weights), 3: ("ref", _vector(b, [place]))})
-    tensors = {0: ("ref", _vector(b, ins)), 1: ("ref", _vector(b, outs)), 4: ("ref", coefficients)}
-    stages = _vector(b, [_table(b, tensors)])
+def net(
+    b: flatbuffers.Builder, name: str, ins: list[int], outs: list[int], weights: tuple[int, int], cascade: int = 0
+) -> int:
+    place = table(b, {0: ("ref", b.CreateString("tpu.Gather.source")), 2: ("Uint64", weights[1])})
+    coefficients = table(b, {2: ("bin", weights), 3: ("ref", vector(b, [place]))})
+    tensors = {0: ("ref", vector(b, ins)), 1: ("ref", vector(b, outs)), 4: ("ref", coefficients)}
+    stages = vector(b, [table(b, tensors)])
     string = b.CreateString(name)
-    return _table(b, {0: ("ref", string), 3: ("ref", stages)})
+    return table(b, {0: ("ref", string), 3: ("ref", stages)} | ({4: ("ref", cascade)} if cascade else {}))
 
 
 def _describe(chip: str = "BM1684X", logits: bool = True, weights: int = VOCAB * HIDDEN * 2) -> bytes:
     b = flatbuffers.Builder(0)
-    ids, hidden = _tensor(b, "input_ids", [1, 1], 6, 4), _tensor(b, "out", [1, 1, HIDDEN], 8, HIDDEN * 2)
-    out = _tensor(b, "m_logits", [1, VOCAB], 0, 4 * VOCAB) if logits else _tensor(b, "token_id", [1, 1], 6, 4)
-    nets = [_net(b, n, [ids], [o], (64, weights)) for n, o in (("embedding_cache", hidden), ("lm_head", out))]
+    ids, hidden = tensor_of(b, "input_ids", [1, 1], 6, 4), tensor_of(b, "out", [1, 1, HIDDEN], 8, HIDDEN * 2)
+    out = tensor_of(b, "m_logits", [1, VOCAB], 0, 4 * VOCAB) if logits else tensor_of(b, "token_id", [1, 1], 6, 4)
+    nets = [net(b, n, [ids], [o], (64, weights)) for n, o in (("embedding_cache", hidden), ("lm_head", out))]
+    return _model(b, nets, chip)
+
+
+def _model(b: flatbuffers.Builder, nets: list[int], chip: str = "BM1684X") -> bytes:
     words = [b.CreateString(w) for w in ("B", "2.2", "today", chip)]
-    fields = {i: ("ref", word) for i, word in enumerate(words)} | {4: ("ref", _vector(b, nets)), 7: ("Uint32", 2)}
-    b.Finish(_table(b, fields))
+    fields = {i: ("ref", word) for i, word in enumerate(words)} | {4: ("ref", vector(b, nets)), 7: ("Uint32", 2)}
+    b.Finish(table(b, fields))
     return bytes(b.Output())
+
+
+def file_of(b: flatbuffers.Builder, nets: list[int]) -> bytes:
+    """A bmodel for two devices with these nets."""
+    return _file(_model(b, nets))
 
 
 def _file(description: bytes, header_bytes: int = 64) -> bytes:
@@ -134,10 +149,10 @@ def test_a_damaged_description_is_refused_or_read_but_never_breaks_the_reader(pa
 
 def test_a_net_without_a_stage_is_refused(path: Path) -> None:
     b = flatbuffers.Builder(0)
-    stages, name = _vector(b, []), b.CreateString("x")
-    net = _table(b, {0: ("ref", name), 3: ("ref", stages)})
+    stages, name = vector(b, []), b.CreateString("x")
+    net = table(b, {0: ("ref", name), 3: ("ref", stages)})
     words = [b.CreateString("w") for _ in range(4)]
-    b.Finish(_table(b, {i: ("ref", w) for i, w in enumerate(words)} | {4: ("ref", _vector(b, [net]))}))
+    b.Finish(table(b, {i: ("ref", w) for i, w in enumerate(words)} | {4: ("ref", vector(b, [net]))}))
     path.write_bytes(_file(bytes(b.Output())))
     with pytest.raises(UserError, match="x has no parameter"):
         bmodel.read(path)
