@@ -8,10 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from contract.errors import UserError
 from contract.graphs import GraphSpec, TensorSpec
+
+if TYPE_CHECKING:
+    from runtime.cascade import Cascade
 
 BUILD_AGAIN = "remove its folder in work/ and build again; if it stays so, report it"
 
@@ -19,10 +22,10 @@ BUILD_AGAIN = "remove its folder in work/ and build again; if it stays so, repor
 def check_nets(nets: Iterable[GraphSpec], work: Path, chip: str, devices: int) -> None:
     """Each net's bmodel in `work` is for `chip`, holds that net alone, and takes and gives what the contract says.
 
-    UserError, in words of the first tensor that does not fit. With it, all nets pass hidden states on in one type. Of
-    nets that are split over `devices` the shapes are not compared: each device has a share of the cache.
+    UserError, in words of the first tensor that does not fit. With it, all nets pass hidden states on in one type. Nets
+    that are split over `devices` must fit as the whole that their parts make.
     """
-    from runtime import bmodel
+    from runtime import bmodel, cascade
 
     for net in nets:
         path = work / net.name / f"{net.name}.bmodel"
@@ -32,9 +35,23 @@ def check_nets(nets: Iterable[GraphSpec], work: Path, chip: str, devices: int) -
             raise UserError(f"holds {odd[0]} in place of {net.name}", str(path), BUILD_AGAIN)
         for part in parts:
             _check_types(f"{path}: net {net.name}", (*net.inputs, *net.outputs), (*part.inputs, *part.outputs))
-        if devices == 1:
+        split = cascade.cascades(path).get(net.name) if devices > 1 else None
+        if split:
+            _check_split(path, net, split, devices)
+        else:
             _check_places(f"{path}: input", net.inputs, parts[0].inputs, named=True)
             _check_places(f"{path}: output", net.outputs, parts[0].outputs, named=False)
+
+
+def _check_split(path: Path, net: GraphSpec, split: Cascade, devices: int) -> None:
+    """Of a form that it does not know the compiler splits a part, and leaves the rest open between the parts."""
+    try:
+        whole = split.net(net.name, dynamic=False).spec
+        _check_places("input", net.inputs, whole.inputs, named=False)
+        _check_places("output", net.outputs, whole.outputs, named=False)
+    except UserError as error:
+        what = f"the compiler does not split {net.name} as a whole over {devices} devices: {error.what}"
+        raise UserError(what, str(path), "use --devices 1") from error
 
 
 def _check_types(where: str, wanted: Sequence[TensorSpec], found: Sequence[TensorSpec]) -> None:
