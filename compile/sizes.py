@@ -13,14 +13,25 @@ if TYPE_CHECKING:
     from exporters.spec import DecoderSpec
 
 
+# Matrices of an MLP with no more weights than this stay whole (--dev-parallel of tpu-mlir 1.30.2), and then the parts
+# of the net do not fit together.
+SPLIT_ABOVE = 0x400000
+
+
 def check(spec: DecoderSpec, options: Options) -> None:
-    """UserError for more positions than the model was made for, and for heads that the devices cannot share."""
+    """UserError for more positions than the model was made for, and for heads or an MLP that devices cannot share."""
     if options.seq_length > spec.max_positions:
         remedy = f"use 1 to {spec.max_positions}, the model's limit"
         raise UserError(f"{options.seq_length} positions cannot be built", "--seq-length", remedy)
-    if options.devices > 1 and not find(spec.model_type).devices:
-        what = f"attention of {spec.model_type} models cannot be split over devices"
+    if options.devices > 1 and not find(spec.model_type).split:
+        what = f"layers of {spec.model_type} models cannot be split over devices"
         raise UserError(what, "--devices", "use 1")
+    if options.devices > 1 and any(window and window < options.seq_length for window in spec.windows):
+        what = "attention to a window shorter than the sequence cannot be split over devices"
+        raise UserError(what, "--devices", "use 1, or a --seq-length within the window")
+    if options.devices > 1 and spec.hidden * spec.intermediate <= SPLIT_ABOVE:
+        what = f"MLP matrices of {spec.hidden} by {spec.intermediate} weights are too small to be split over devices"
+        raise UserError(what, "--devices", f"use 1: the compiler splits those of more than {SPLIT_ABOVE} weights")
     if spec.heads % options.devices or spec.kv_heads % options.devices:
         fits = [n for n in DEVICES if spec.heads % n == spec.kv_heads % n == 0]
         heads = f"{spec.heads} heads and {spec.kv_heads} KV heads"

@@ -58,7 +58,8 @@ class Architecture:
     `layer_weights`: what a checkpoint must hold for every layer (biases that a config may switch off are left out).
     `positions`: a table of learned positions that is added to the embedding. `tables`: "module:function" for rotary
     tables that the module at `rotary` does not give by itself (patches.rotary says what it takes and gives).
-    `devices`: whether a build may be split over several devices.
+    `split`: the linear modules in front of a layer's residual sums, where the compiler is known to split such a layer
+    over several devices as a whole; empty where it is not.
     `normalised_head`: class of a head that divides the rows of its weight by their length.
     `remote`: the checkpoint brings its own code.
     `auto`: transformers' class that makes the model. `stored`: prefixes of tensors' names as some files have them, and
@@ -77,7 +78,7 @@ class Architecture:
     tables: str = ""
     normalised_head: str = ""
     remote: bool = False
-    devices: bool = True
+    split: tuple[str, ...] = ()
     auto: str = "AutoModelForCausalLM"
     stored: tuple[tuple[str, str], ...] = ()
     vision: Vision | None = None

@@ -52,6 +52,5 @@ ARCHITECTURE = Architecture(
     ),
     swaps=(latent_attention(pairs=True), Swap("mlp", "patches.experts:DenseExperts", experts, when="mlp.experts")),
     tables="patches.rotary:complex_pairs",
-    devices=False,
     read=read,
 )

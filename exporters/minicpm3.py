@@ -35,6 +35,5 @@ ARCHITECTURE = Architecture(
         "self_attn.o_proj.weight",
     ),
     swaps=(latent_attention(pairs=False),),
-    devices=False,
     read=read,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from exporters.architecture import Architecture
-from exporters.parts import LAYER_WEIGHTS, attention
+from exporters.parts import LAYER_WEIGHTS, SPLIT, attention
 from exporters.spec import DecoderSpec, llama_like, sliding
 
 
@@ -20,4 +20,6 @@ def of_one_window(config: dict[str, Any]) -> DecoderSpec:
     return llama_like(config, **slides)
 
 
-ARCHITECTURE = Architecture(model_types=("mistral",), layer_weights=LAYER_WEIGHTS, swaps=(attention(),), read=read)
+ARCHITECTURE = Architecture(
+    model_types=("mistral",), layer_weights=LAYER_WEIGHTS, swaps=(attention(),), split=SPLIT, read=read
+)

@@ -33,6 +33,7 @@ from exporters.trust import check_allowed
 from exporters.vision import Size
 from patches import compat, rotary
 from patches.positions import Alibi, Window
+from patches.residual import keep_apart
 
 
 class Decoder:
@@ -58,6 +59,8 @@ class Decoder:
         for swap in self._swaps(layer):
             old = layer.get_submodule(swap.at)
             layer.set_submodule(swap.at, imported(swap.to)(old, swap.sources(self.spec, self.devices)))
+        for path in self.architecture.split if self.devices > 1 else ():
+            keep_apart(layer.get_submodule(path))
         if checkpoint is not None:
             fill(layer, self.weights(layer), checkpoint, f"{self.architecture.layers}.{index}.")
         return layer.eval()

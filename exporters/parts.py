@@ -19,6 +19,7 @@ LAYER_WEIGHTS = (
     "mlp.up_proj.weight",
     "mlp.down_proj.weight",
 )
+SPLIT = ("self_attn.out", "mlp.down_proj")
 
 
 def attention(

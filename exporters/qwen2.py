@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from exporters.architecture import Architecture
-from exporters.parts import LAYER_WEIGHTS, attention
+from exporters.parts import LAYER_WEIGHTS, SPLIT, attention
 from exporters.spec import DecoderSpec, llama_like, sliding
 
 
@@ -28,5 +28,6 @@ ARCHITECTURE = Architecture(
         "self_attn.v_proj.bias",
     ),
     swaps=(attention(),),
+    split=SPLIT,
     read=read,
 )

@@ -75,17 +75,6 @@ def test_every_mode_and_chip_climbs_the_ladder(name: str, options: tuple[str, ..
     assert (folder / "config" / "config.json").is_file()
 
 
-def test_a_build_for_two_devices_splits_the_weights_and_says_what_was_not_run(build: Build) -> None:
-    folder, done = build("llama-biased", "--mode", "bf16", "--devices", "2")
-    assert done.returncode == 0, done.stderr
-    made = manifest(folder)
-    assert (made["status"], {s["rung"] for s in made["parity"]}) == ("unverified", {"patched", "onnx"})
-    assert made["reason"] == "the bmodel itself was not run: it is split over 2 devices"
-    final = (folder / "work/block_cache_0/block_cache_0/final.mlir").read_text()
-    # Half of q_proj, [128, 128] as a whole: the attention is split, not repeated on both devices.
-    assert "tensor<1x128x64xbf16" in final
-
-
 def test_a_second_build_does_nothing_and_ships_the_same_bytes(build: Build) -> None:
     folder, _ = build("qwen2", "--mode", "bf16")
     before = (folder / manifest(folder)["bmodel"]).read_bytes()

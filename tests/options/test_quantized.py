@@ -83,8 +83,8 @@ def test_weights_are_the_checkpoints(name: str, made: Made, tmp_path: Path) -> N
 def test_other_modes_take_it_as_floats_and_devices_share_it(made: Made, tmp_path: Path) -> None:
     quantized_files.make("gptq-act-order", tmp_path / "shuffled")
     assert manifest(made(tmp_path / "shuffled", "--mode", "bf16"))["status"] == "verified"
-    quantized_files.make("awq", tmp_path / "split", num_key_value_heads=2)
-    folder = made(tmp_path / "split", "--mode", "int4", "--devices", "2")
+    quantized_files.make("awq", tmp_path / "split", num_key_value_heads=2, intermediate_size=33024)
+    folder = made(tmp_path / "split", "--mode", "int4", "--devices", "2", "--verify", "none")
     final = (folder / "work/block_cache_0/block_cache_0/final.mlir").read_text()
     # q_proj, [128, 128] as a whole and half of its rows here, and o_proj, half of its channels; packed in pairs.
     assert "tensor<64x64xui8" in final
