@@ -100,6 +100,9 @@ def _compiler(kind: str) -> Iterator[Part]:
     other = "" if toolchain.TESTED in version else f", tested with {toolchain.TESTED}"
     yield Part("compiler: tpu_mlir", f"{version} ({found.kind}){other}", SETUP if other else "", needed=False)
     for chip in CHIPS.values():
+        if chip.simulator is None:
+            yield Part(f"simulator: {chip.name}", "none in the wheel: compiled only", needed=False)
+            continue
         library = found.root / "lib" / chip.simulator if found.root else None
         there = library is not None and library.is_file()
         # Without the simulator a build stops short of its two upper rungs (--verify host).

@@ -31,6 +31,7 @@ from contract.ladder import Score
 from contract.manifest import Manifest
 from exporters import spec as specs
 from exporters import tokenizer
+from runtime import simulator
 
 DAMAGED = "the bmodel is not the one that the build made (its SHA-256 is another): build again"
 # Everything a tokenizer and a chat need, as the libraries name their files; never weights.
@@ -71,9 +72,10 @@ def _judge(folder: Path, manifest: Manifest, verify: str, say: Say) -> Manifest:
     if damaged:  # said first, since the simulator may not survive it
         manifest.status, manifest.reason = manifests.FAILED, DAMAGED
         manifests.write(manifest, folder)
-    split = manifest.options["devices"] > 1
-    if verify == "full" and split:
-        verify = "host"  # runtime takes nets for one device only
+    unrun = simulator.unsimulated(manifest.options["chip"]) if verify == "full" else ""
+    if unrun:
+        say(f"{unrun}: the ladder ends with the host's rungs")
+        verify = "host"
     if verify != "none":
         scores = _host_scores(folder)
     if verify == "full":
@@ -89,8 +91,7 @@ def _judge(folder: Path, manifest: Manifest, verify: str, say: Say) -> Manifest:
     if verify != "full" and not failure and not damaged:
         manifest.status = manifests.UNVERIFIED
         manifest.reason = "the bmodel itself was not run" if verify == "host" else "verification was off"
-        if split and verify == "host":
-            manifest.reason += f": it is split over {manifest.options['devices']} devices"
+        manifest.reason += f": {unrun}" if unrun else ""
     manifests.write(manifest, folder)
     report.write_report(manifest, folder)
     return manifest

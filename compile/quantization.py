@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from compile import vendor, vision
 from contract import graphs
 from contract.errors import UserError, one_of
-from contract.modes import MODES
+from contract.modes import CHIPS, MODES
 
 if TYPE_CHECKING:
     from compile.plan import Options
@@ -36,6 +36,8 @@ def check(recipe: Recipe, spec: DecoderSpec, options: Options) -> None:
     for kind, word in words.items():
         if word.startswith("W4") and not (options.route == vendor.ROUTE and kind == graphs.LM_HEAD):
             _check_group(widths(spec, options.devices, kind), options)
+        if word.startswith("W"):
+            _check_outputs(_outputs(spec, options.devices, kind), options)
 
 
 def _check_group(channels: Mapping[str, int], options: Options) -> None:
@@ -46,6 +48,31 @@ def _check_group(channels: Mapping[str, int], options: Options) -> None:
             per = f" per device ({width})" if options.devices > 1 and what != "hidden size" else f" ({width})"
             remedy = f"use {one_of(fits)}" if fits else "use MODE=int8"
             raise UserError(f"group size {options.group_size} does not divide the {what}{per}", "--group-size", remedy)
+
+
+def _check_outputs(channels: Mapping[str, int], options: Options) -> None:
+    """What the compiler itself answers with a crash, in matmuls with groups."""
+    chip = CHIPS[options.chip]
+    for what, width in channels.items():
+        if options.devices > 1 and width % chip.lanes:
+            problem = f"the {what} per device ({width}) is no multiple of {chip.lanes}, as {chip.name} needs it"
+            raise UserError(f"{problem} in mode {options.mode}", "--devices", "use fewer devices, or MODE=bf16")
+        blocks = -(-width // chip.lanes)
+        each = -(-blocks // chip.cores)
+        if chip.even and (width % chip.cores or -(-blocks // each) != chip.cores):
+            problem = f"the {what} ({width}) cannot be shared evenly by the {chip.cores} cores of {chip.name}"
+            raise UserError(f"{problem} in mode {options.mode}", "--mode", "use MODE=bf16 or f16")
+
+
+def _outputs(spec: DecoderSpec, devices: int, kind: str) -> dict[str, int]:
+    """Output channels of a net's linear layers, on one device. lm_head is left whole."""
+    if kind == graphs.LM_HEAD:
+        return {"vocabulary": spec.vocab} if devices == 1 else {}
+    if kind not in graphs.LAYER_KINDS:
+        return {}
+    joint = {"width of q, k and v": (spec.heads + 2 * spec.kv_heads) * spec.head_dim}
+    attention = joint if devices == 1 else {"width of k": spec.kv_heads * spec.head_dim // devices}
+    return {**attention, "hidden size": spec.hidden, "intermediate size": spec.intermediate // devices}
 
 
 def widths(spec: DecoderSpec, devices: int, kind: str) -> dict[str, int]:

@@ -24,11 +24,19 @@ class Mode:
 
 @dataclass(frozen=True)
 class Chip:
-    """`simulator`: the vendor's CPU model of the chip, a library of the tpu-mlir wheel."""
+    """`cores`: those that a net is compiled for. `lanes`: output channels that a core computes at once.
+
+    `simulator`: the vendor's CPU model of the chip, a library of the tpu-mlir wheel that takes a board's calls; None
+    where the wheel has none. `bmlib`: the library of such calls that fits it. `even`: matmuls with groups must keep
+    every core busy, else the compiler crashes (tpu-mlir 1.30.2).
+    """
 
     name: str
     cores: int
-    simulator: str
+    lanes: int
+    simulator: str | None
+    bmlib: str = "libbmlib.so.0"
+    even: bool = False
 
 
 MODES = {
@@ -43,8 +51,12 @@ MODES = {
 CHIPS = {
     c.name: c
     for c in (
-        Chip("bm1684x", 1, "libcmodel_bm1684x.so"),
-        Chip("bm1688", 2, "libcmodel_bm1688.so"),
+        Chip("bm1684x", 1, 64, "libcmodel_bm1684x.so"),
+        Chip("bm1688", 2, 32, "libcmodel_bm1688.so"),
+        Chip("cv186x", 1, 32, "libcmodel_bm1688.so"),
+        Chip("bm1684x2", 4, 16, "libcmodel_bm1684x2.so", "libbmlib_bm1684x2.so.0"),
+        # The wheel's model of it, libtpuv7_emulator.so, takes the calls of another runtime.
+        Chip("bm1690", 8, 64, None, even=True),
     )
 }
 DEVICES = (1, 2, 4, 8)

@@ -42,13 +42,26 @@ def find(chip: str) -> Libraries:
     """A board's libraries where there is a board, else the simulator of `chip`. UserError where there is neither."""
     if chip not in CHIPS:
         raise UserError(f"chip {chip!r} is unknown", remedy=f"use {one_of(CHIPS)}")
-    if (BOARD / "libbmrt.so").exists() and any(Path("/dev").glob("bm*")):
+    if _board():
         return Libraries((), BOARD / "libbmlib.so", BOARD / "libbmrt.so")
+    simulated = CHIPS[chip].simulator
+    if simulated is None:
+        raise UserError(f"{unsimulated(chip)}, and no board is here", remedy="take the build to a board")
     for folder in _folders():
-        found = Libraries((folder / CHIPS[chip].simulator,), folder / "libbmlib.so.0", folder / "libbmrt.so.1.0")
+        found = Libraries((folder / simulated,), folder / CHIPS[chip].bmlib, folder / "libbmrt.so.1.0")
         if all(path.is_file() for path in (*found.preload, found.bmlib, found.bmrt)):
             return found
     raise UserError(f"neither a board nor the simulator of {chip} is here", remedy="run `make setup`")
+
+
+def unsimulated(chip: str) -> str:
+    """Why a bmodel for `chip` cannot be run here, where that is so however well all is installed; else empty."""
+    none = CHIPS[chip].simulator is None and not _board()
+    return f"the tpu-mlir wheel has no simulator of {chip} that takes a board's calls" if none else ""
+
+
+def _board() -> bool:
+    return (BOARD / "libbmrt.so").exists() and any(Path("/dev").glob("bm*"))
 
 
 def _folders() -> list[Path]:

@@ -41,6 +41,7 @@ WORDS = {
         "ladder": ("rung", "what is compared", "measure", "bar"),
         "bars": ("`MODE`", "`chip`: cosine of every net, at least", "`tokens`: equal, at least"),
         "chips": ("`CHIP`", "cores used", "simulator, in the tpu-mlir wheel"),
+        "no simulator": ("none: compiled only",),
         "recipes": (
             *("target", "checkpoint", "parameters", "layers", "hidden", "`SEQ`", "model's limit", "`DEV`"),
             *("bmodel in int4", "free disk asked for"),
@@ -61,6 +62,7 @@ WORDS = {
         "ladder": ("阶", "比较对象", "度量", "门限"),
         "bars": ("`MODE`", "`chip`：每个网络的余弦相似度不低于", "`tokens`：一致的不少于"),
         "chips": ("`CHIP`", "使用的核数", "模拟器（在 tpu-mlir wheel 内）"),
+        "no simulator": ("无：只编译",),
         "recipes": (
             *("目标", "权重来源", "参数量", "层数", "隐层宽度", "`SEQ`", "模型上限", "`DEV`"),
             *("int4 bmodel", "要求的空闲磁盘"),
@@ -100,8 +102,9 @@ def bars(_: str) -> Iterable[Row]:
     return [(f"`{m}`", ladder.MIN_COSINE[m], f"{ladder.MIN_AGREEMENT[m]:.0%}") for m in MODES]
 
 
-def chips(_: str) -> Iterable[Row]:
-    return [(f"`{chip.name}`", chip.cores, f"`{chip.simulator}`") for chip in CHIPS.values()]
+def chips(language: str) -> Iterable[Row]:
+    (none,) = WORDS[language]["no simulator"]
+    return [(f"`{c.name}`", c.cores, f"`{c.simulator}`" if c.simulator else none) for c in CHIPS.values()]
 
 
 def recipes(_: str) -> Iterable[Row]:

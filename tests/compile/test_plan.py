@@ -81,7 +81,7 @@ def test_layers_share_one_transform() -> None:
     ("changes", "message"),
     [
         ({"mode": "int3"}, '--mode: "int3" is unknown; use int4, int8, bf16 or f16'),
-        ({"chip": "bm1684"}, '--chip: "bm1684" is unknown; use bm1684x or bm1688'),
+        ({"chip": "bm1684"}, '--chip: "bm1684" is unknown; use bm1684x, bm1688, cv186x, bm1684x2 or bm1690'),
         ({"devices": 3}, '--devices: "3" is unknown; use 1, 2, 4 or 8'),
         ({"sample": 2}, '--sample: "2" is neither true nor false; write true or false'),
         ({"seq_length": 0}, '--seq-length: "0" is no positive whole number; give one, such as 64'),

@@ -176,7 +176,7 @@ def make(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
     ("words", "message"),
     [
         (["stories15m", "MODE=int3"], 'MODE: "int3" is unknown; use int4, int8, bf16 or f16'),
-        (["stories15m", "CHIP=bm1684"], 'CHIP: "bm1684" is unknown; use bm1684x or bm1688'),
+        (["stories15m", "CHIP=bm1684"], 'CHIP: "bm1684" is unknown; use bm1684x, bm1688, cv186x, bm1684x2 or bm1690'),
         (["stories15m", "DEV=3"], 'DEV: "3" is unknown; use 1, 2, 4 or 8'),
         (["stories15m", "SAMPLE=x"], 'SAMPLE: "x" is unknown; use 1 or 0'),
         (["stories15m", "SEQ=-1"], 'SEQ: "-1" is no positive whole number'),

@@ -53,7 +53,15 @@ def test_what_is_missing_is_said_with_its_remedy(
     monkeypatch.setenv(simulator.ENVIRONMENT, str(tmp_path / "typo"))
     with pytest.raises(UserError, match=r"HF2BMODEL_TPU_MLIR=.*typo: no tpu-mlir in there"):
         simulator.find("bm1684x")
-    with pytest.raises(UserError, match=r"'bm1690' is unknown; use bm1684x or bm1688"):
+    with pytest.raises(UserError, match=r"'bm1682' is unknown; use bm1684x, bm1688"):
+        simulator.find("bm1682")
+
+
+def test_a_chip_without_a_simulator_is_said_to_have_none(libraries: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(simulator.ENVIRONMENT, str(libraries.parents[4]))
+    assert simulator.unsimulated("bm1684x") == ""
+    assert "no simulator of bm1690" in simulator.unsimulated("bm1690")
+    with pytest.raises(UserError, match=r"no simulator of bm1690.*no board is here; take the build to a board"):
         simulator.find("bm1690")
 
 
