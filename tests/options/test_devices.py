@@ -1,0 +1,132 @@
+"""DEV: tensor parallel over several chips, all of them played by the one device of the simulator."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contract.errors import UserError
+from runtime import bmodel
+from runtime.engine import Engine
+from tests import tiny
+from tests.compile.builds import recipe_plan
+from tests.end_to_end.test_line import RECIPE, hf2bmodel, manifest
+from tests.options.conftest import Made
+
+# The narrowest MLP that the compiler splits at a hidden size of 128.
+WIDE = {"intermediate_size": 33024, "num_hidden_layers": 1}
+PROMPT, STEPS = [3, 14, 15, 92, 65], 6
+
+Wide = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Wide:
+    """A tiny checkpoint with an MLP so wide, whose sum over so many channels is scaled back to a tiny one's size."""
+    from safetensors.torch import load_file, save_file
+
+    def make(name: str, **config: Any) -> Path:
+        folder = tiny.make(name, tmp_path_factory.mktemp("wide") / name, **WIDE, **config)
+        tensors = load_file(folder / "model.safetensors")
+        scaled = {n: t / 16 if n.endswith("down_proj.weight") else t for n, t in tensors.items()}
+        save_file(scaled, folder / "model.safetensors", {"format": "pt"})
+        return folder
+
+    return make
+
+
+def said(folder: Path) -> list[int]:
+    """The tokens with which the bmodel of a build goes on, the likeliest each time."""
+    with Engine(folder / manifest(folder)["bmodel"], "bm1684x") as engine, engine.session() as session:
+        tokens = [session.prefill(PROMPT).token]
+        while len(tokens) < STEPS:
+            tokens.append(session.decode(tokens[-1]).token)
+    return tokens
+
+
+def weights(folder: Path) -> list[int]:
+    return bmodel.weight_bytes(folder / manifest(folder)["bmodel"])
+
+
+@pytest.mark.toolchain
+@pytest.mark.parametrize(("name", "mode"), [("llama", "bf16"), ("qwen2", "int4")])
+def test_two_devices_share_the_weights_and_give_the_same_tokens(
+    name: str, mode: str, wide: Wide, made: Made, talking_checkpoint: Path
+) -> None:
+    checkpoint = wide(name, num_key_value_heads=2)
+    for file in talking_checkpoint.glob("*token*"):
+        shutil.copy(file, checkpoint)
+    one = made(checkpoint, "--mode", mode, "--verify", "none")
+    two = made(checkpoint, "--mode", mode, "--devices", "2")
+    found = manifest(two)
+    assert (found["status"], found["reason"]) == ("verified", "")
+    assert sorted({score["rung"] for score in found["parity"]}) == ["chip", "onnx", "patched", "tokens"]
+    assert {score["net"] for score in found["parity"] if score["rung"] == "chip"} == set(found["nets"])
+    (whole,), halves = weights(one), weights(two)
+    print(whole, halves)
+    assert len(halves) == 2
+    assert max(halves) <= 0.6 * whole
+    assert said(two) == said(one)
+    done = hf2bmodel("generate", str(two), "--prompt", "ab", "--raw", "--max-new-tokens", "2")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.toolchain
+def test_more_devices_too(wide: Wide, made: Made) -> None:
+    checkpoint = wide("llama", num_attention_heads=8, num_key_value_heads=8)
+    tokens, held = {}, {}
+    for devices in (1, 4, 8):
+        folder = made(checkpoint, "--mode", "bf16", "--devices", str(devices), "--verify", "none")
+        tokens[devices], held[devices] = said(folder), max(weights(folder))
+    assert tokens[4] == tokens[8] == tokens[1]
+    assert held[8] < held[4] < 0.3 * held[1]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "told"),
+    [
+        ("gemma-2b", {"devices": 2}, "layers of gemma models cannot be split over devices; use 1"),
+        (
+            "stories15m",
+            {"devices": 2},
+            "MLP matrices of 288 by 768 weights are too small to be split over devices; "
+            "use 1: the compiler splits those of more than 4194304 weights",
+        ),
+        ("qwen2.5-7b", {"devices": 8}, "28 heads and 4 KV heads cannot be split over 8 devices; use 1, 2 or 4"),
+    ],
+)
+def test_what_the_compiler_does_not_split_is_refused(recipe: str, changes: dict[str, object], told: str) -> None:
+    with pytest.raises(UserError) as error:
+        recipe_plan(recipe, **changes)
+    assert str(error.value) == f"--devices: {told}"
+
+
+@pytest.mark.toolchain
+@pytest.mark.parametrize(
+    ("name", "config", "told"),
+    [
+        (
+            "llama",
+            {"num_attention_heads": 4, "num_key_value_heads": 2},
+            "the width of k per device (32) is no multiple of 64, as bm1684x needs it in mode int4; "
+            "use fewer devices, or MODE=bf16",
+        ),
+        (
+            "mistral",
+            {"num_key_value_heads": 2},
+            "attention to a window shorter than the sequence cannot be split over devices; "
+            "use 1, or a --seq-length within the window",
+        ),
+    ],
+)
+def test_what_it_would_split_wrongly_is_refused(
+    name: str, config: dict[str, int], told: str, wide: Wide, tmp_path: Path
+) -> None:
+    (recipe := tmp_path / "tiny.yaml").write_text(RECIPE.format(architecture=name))
+    words = ("--model", str(wide(name, **config)), "--out", str(tmp_path), "--mode", "int4", "--devices", "2")
+    done = hf2bmodel("build", str(recipe), *words)
+    assert (done.returncode, done.stderr) == (2, f"hf2bmodel: --devices: {told}\n")
