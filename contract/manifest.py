@@ -77,6 +77,13 @@ def tower(bmodel: Path) -> Tower | None:
     return Tower(**said) if said else None
 
 
+def prompt_length(bmodel: Path) -> int:
+    """Positions that a prompt may take, by the manifest beside the bmodel."""
+    made = read(bmodel.parent)
+    whole, part = made.geometry["seq_length"], made.geometry.get("input_length") or 0
+    return int(whole if made.options.get("history") or not part else part)
+
+
 def write(manifest: Manifest, folder: Path) -> None:
     """Whole or not at all: written beside, then renamed."""
     path = folder / NAME

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contract.errors import UserError
-from contract.vision import Grid, Pictures
+from contract.vision import Grid, Pictures, Tower
 from exporters import processor
 from exporters.vision import Size, VisionSpec
 
@@ -130,12 +130,11 @@ def counter(spec: VisionSpec, model_type: str, folder: Path | None, size: Size |
     return Counter(spec, images, frames, size)
 
 
-def explain(pictures: Pictures, merge: int, tokens: int) -> str:
-    """Where the `tokens` of a prompt with pictures come from, where their grid is free: "2 pictures: 48 x 64 patches
-    / 4 + … = 1536, text 20"."""
-    shown = sum(t * h * w // merge**2 for t, h, w in pictures.grids)
-    parts = " + ".join(patches(grid, merge) for grid in pictures.grids)
-    return f"pictures {parts} = {shown}, text {tokens - shown}"
+def explain(pictures: Pictures, tower: Tower, tokens: int) -> str:
+    """Where the `tokens` of a prompt with pictures come from: "pictures 48 x 64 patches / 4 = 768, text 20"."""
+    shown = [t * h * w // tower.merge**2 for t, h, w in pictures.grids] or [tower.rows] * len(pictures.pixels)
+    parts = [patches(grid, tower.merge) for grid in pictures.grids] or [f"{len(shown)} x {tower.rows}"]
+    return f"pictures {' + '.join(parts)} = {sum(shown)}, text {tokens - sum(shown)}"
 
 
 @contextmanager

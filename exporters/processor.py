@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from contract.errors import UserError
 from contract.vision import Pictures, Prompt
@@ -91,6 +92,10 @@ class Processor:
         found: str | None = self.processor.chat_template or self.tokenizer.chat_template
         return found
 
+    def sample(self, total: int, fps: float, wanted: float) -> NDArray[np.int64]:
+        """See exporters.pictures.Sample. UserError for a model that takes no videos."""
+        return self._frames().sample(total, fps, wanted)
+
     def prompt(self, messages: Sequence[Message], template: bool = True) -> Prompt:
         """The conversation, waiting for its answer. A message's content is a text, or a list of parts, as in
         {"type": "text", "text": …}, {"type": "image", "image": a Pillow image}, {"type": "video", "video": a Video}.
@@ -99,8 +104,8 @@ class Processor:
         shown = list(_shown(messages))
         images = [part["image"] for part in shown if part["type"] == "image"]
         videos: list[Video] = [part["video"] for part in shown if part["type"] == "video"]
-        if videos and getattr(self.processor, "video_processor", None) is None:
-            raise UserError("this model takes no videos", remedy="give pictures in place of them")
+        if videos:
+            self._frames()
         given: dict[str, Any] = {"images": images or None}
         if videos:
             given |= {"videos": [v.frames for v in videos], "video_metadata": [_metadata(v) for v in videos]}
@@ -112,6 +117,12 @@ class Processor:
         except ValueError as error:
             raise UserError(f"the model's processor refuses this prompt ({error})") from error
         return Prompt([int(i) for i in made["input_ids"][0]], _pictures(made, shown, videos))
+
+    def _frames(self) -> Frames:
+        found: Frames | None = getattr(self.processor, "video_processor", None)
+        if found is None:
+            raise UserError("this model takes no videos", remedy="give pictures in place of them")
+        return found
 
     def _text(self, messages: Sequence[Message], template: bool) -> str:
         if template:

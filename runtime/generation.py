@@ -6,6 +6,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 
 from contract.errors import UserError
+from contract.vision import Pictures
 from runtime.sampler import Sampler
 from runtime.session import Session, Step
 
@@ -14,7 +15,7 @@ STOP, LENGTH = "stop", "length"
 
 class Generation:
     """Iterate over it once to get the answer's token ids as they come; it may be left early. What the session holds
-    of the prompt is not computed again, where the bmodel can go on from there.
+    of the prompt is not computed again, where the bmodel can go on from there. `pictures`: what the prompt shows.
 
     `tokens`: so far, without the end token. `finish_reason`: STOP at one of `ends`, LENGTH at `max_new_tokens` or
     when the session is full, None before. `seconds_to_first`: of prefill and first choice. `tokens_per_second`: of
@@ -22,12 +23,18 @@ class Generation:
     """
 
     def __init__(
-        self, session: Session, prompt: Sequence[int], sampler: Sampler, max_new_tokens: int, ends: Collection[int]
+        self,
+        session: Session,
+        prompt: Sequence[int],
+        sampler: Sampler,
+        max_new_tokens: int,
+        ends: Collection[int],
+        pictures: Pictures | None = None,
     ) -> None:
         if max_new_tokens < 1:
             raise UserError(f"max-new-tokens {max_new_tokens} makes no sense", remedy="use 1 or more")
         self._session, self._prompt, self._sampler = session, list(prompt), sampler
-        self._limit, self._ends = max_new_tokens, frozenset(ends)
+        self._limit, self._ends, self._pictures = max_new_tokens, frozenset(ends), pictures
         self.tokens: list[int] = []
         self.finish_reason: str | None = None
         self.seconds_to_first = 0.0
@@ -39,7 +46,7 @@ class Generation:
 
     def __iter__(self) -> Iterator[int]:
         began = time.perf_counter()
-        token = self._choose(self._session.resume(self._prompt))
+        token = self._choose(self._session.resume(self._prompt, self._pictures))
         self.seconds_to_first = time.perf_counter() - began
         while token not in self._ends:
             self.tokens.append(token)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from contract.errors import UserError
-from contract.vision import Pictures
+from contract.vision import Pictures, Tower
 from exporters import count, processor
 from exporters.vision import Size, VisionSpec
 from tests import torchvision_processor, vision_models
@@ -95,6 +95,8 @@ def test_what_cannot_be_shown_is_refused() -> None:
 
 
 def test_a_prompt_is_explained_by_its_parts() -> None:
-    pictures = Pictures(np.zeros((0, 1), np.float32), ((1, 48, 64), (10, 24, 32)), (False, True), (0.0, 2.0))
-    explained = "pictures 48 x 64 patches / 4 + 10 x 24 x 32 patches / 4 = 2688, text 12"
-    assert count.explain(pictures, 2, 2700) == explained
+    grids = Pictures(np.zeros((0, 1), np.float32), ((1, 48, 64), (10, 24, 32)), (False, True), (0.0, 2.0))
+    told = "pictures 48 x 64 patches / 4 + 10 x 24 x 32 patches / 4 = 2688, text 12"
+    assert count.explain(grids, Tower(3072, 2, 768, 0), 2700) == told
+    tiles = Pictures(np.zeros((3, 3, 8, 8), np.float32))
+    assert count.explain(tiles, Tower(0, 1, 256, 0), 800) == "pictures 3 x 256 = 768, text 32"

@@ -16,7 +16,7 @@ import vocabularies
 from published_chats import PUBLISHED, TALK
 from vocabularies import CHECKPOINTS, checkpoint, write
 
-from cli import pipeline, talk
+from cli import pipeline, place, talker
 from contract.errors import UserError
 from exporters import tokenizer as tokenizers
 from exporters.tokenizer_kinds import KINDS, Kind
@@ -181,7 +181,7 @@ def test_a_config_folder_alone_has_special_tokens_start_and_ends(
         joined = tokenizer("".join(f"{token} " for token in special), add_special_tokens=False)["input_ids"]
         assert [i for i in joined if i in special.values()] == list(special.values())
         assert tokenizer.decode(list(special.values()), skip_special_tokens=True) == ""
-        assert talk.end_tokens(folder, tokenizer) == ends
+        assert place.end_tokens(folder, tokenizer) == ends
 
 
 def test_a_checkpoint_itself_loads_the_same(folders: Any, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_a_checkpoint_itself_loads_the_same(folders: Any, tmp_path: Path) -> Non
     tokenizer, built = tokenizers.load(folder), tokenizers.load(folders("chatglm3"))
     assert [tokenizer(text)["input_ids"] for text in TEXTS] == [built(text)["input_ids"] for text in TEXTS]
     assert tokenizer.chat_template == built.chat_template
-    assert talk.end_tokens(folder, tokenizer) == {2, 64795, 64797}
+    assert place.end_tokens(folder, tokenizer) == {2, 64795, 64797}
     assert not (folder / "tokenizer.json").exists()
 
 
@@ -245,8 +245,8 @@ def test_code_beside_a_fast_tokenizer_is_not_asked_for(folders: Any, tmp_path: P
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     write(folder / "tokenizer_config.json", {**settings, "eos_token": "<|im_end|>"})
     pipeline._copy_config(folder, tmp_path / "config")
-    for place in (folder, tmp_path / "config"):
-        assert tokenizers.load(place).eos_token_id == 151645
+    for where in (folder, tmp_path / "config"):
+        assert tokenizers.load(where).eos_token_id == 151645
     assert (tmp_path / "config/tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
 
 
@@ -286,4 +286,4 @@ def test_a_unigram_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_chats_answer_begins_with_its_first_letter() -> None:
-    assert list(talk._from_first_letter(iter(["", "\n ", " 你", " 好"]))) == ["你", " 好"]
+    assert list(talker.from_first_letter(iter(["", "\n ", " 你", " 好"]))) == ["你", " 好"]

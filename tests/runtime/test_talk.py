@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cli import talk
+from cli import place, talk
 from contract import manifest
 from contract.errors import UserError
 from contract.manifest import Manifest
@@ -53,33 +53,33 @@ def test_a_build_folder_is_found_and_a_failed_one_named(tmp_path: Path) -> None:
     _config(tmp_path / "config")
     made = Manifest("n", "x.bmodel", "r", {}, {}, {}, status=manifest.FAILED, reason="chip: block_3")
     manifest.write(made, tmp_path)
-    place = talk.find(tmp_path)
-    assert (place.bmodel, place.config) == (tmp_path / "x.bmodel", tmp_path / "config")
-    assert "block_3" in place.warning
+    found = place.find(tmp_path)
+    assert (found.bmodel, found.config) == (tmp_path / "x.bmodel", tmp_path / "config")
+    assert "block_3" in found.warning
 
 
 def test_a_converters_folder_and_a_file_are_found(tmp_path: Path) -> None:
     (tmp_path / "a.bmodel").touch()
     elsewhere = _config(tmp_path / "elsewhere")
-    assert talk.find(tmp_path, elsewhere) == talk.Place(tmp_path / "a.bmodel", elsewhere)
+    assert place.find(tmp_path, elsewhere) == place.Place(tmp_path / "a.bmodel", elsewhere)
     _config(tmp_path / "config")
-    assert talk.find(tmp_path / "a.bmodel").config == tmp_path / "config"
+    assert place.find(tmp_path / "a.bmodel").config == tmp_path / "config"
     (tmp_path / "b.bmodel").touch()
     with pytest.raises(UserError, match="2 bmodels in here"):
-        talk.find(tmp_path)
+        place.find(tmp_path)
 
 
 def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder or file"):
-        talk.find(tmp_path / "typo")
+        place.find(tmp_path / "typo")
     with pytest.raises(UserError, match=r"no \.bmodel in here"):
-        talk.find(tmp_path)
+        place.find(tmp_path)
     (tmp_path / "a.bmodel").touch()
     with pytest.raises(UserError, match=r"config: no config\.json in here"):
-        talk.find(tmp_path)
+        place.find(tmp_path)
     _config(tmp_path / "config")
     with pytest.raises(UserError, match="no tokenizer in here"):
-        talk._tokenizer(tmp_path / "config")
+        place.tokenizer(tmp_path / "config")
 
 
 @pytest.mark.parametrize(
@@ -93,9 +93,9 @@ def test_end_tokens(
     if generation is not None:
         (tmp_path / "generation_config.json").write_text(json.dumps(generation))
     tokenizer = _NoEnd()
-    assert talk.end_tokens(tmp_path, tokenizer) == ends
+    assert place.end_tokens(tmp_path, tokenizer) == ends
     tokenizer.eos_token_id = 7
-    assert talk.end_tokens(tmp_path, tokenizer) == ends | {7}
+    assert place.end_tokens(tmp_path, tokenizer) == ends | {7}
 
 
 def test_nonsense_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
