@@ -181,8 +181,10 @@ def make(name: str, folder: Path, dtype: str = "float32", **config: Any) -> Path
     model = AutoModelForImageTextToText.from_config(settings)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(values(parameter.shape, generator, 1.0 if parameter.dim() == 1 else 0.0))
+        for path, parameter in model.named_parameters():
+            # Biases of about one would drown what a picture changes: of Qwen2-VL's logits, 0.01 in place of 0.3.
+            norm = parameter.dim() == 1 and not path.endswith("bias")
+            parameter.copy_(values(parameter.shape, generator, 1.0 if norm else 0.0))
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     if case.flat:
         _flatten(folder / "config.json")
