@@ -178,10 +178,10 @@ def _shown(messages: Iterable[Message]) -> Iterable[Message]:
             yield from (part for part in message["content"] if part["type"] != "text")
 
 
-def _bare(content: str | list[Message]) -> str | list[Message]:
-    """As a template reads it, without the pictures themselves."""
+def _bare(content: str | list[Message]) -> list[Message]:
+    """As any template reads it, and without the pictures themselves; LLaVA's takes no plain text."""
     if isinstance(content, str):
-        return content
+        return [{"type": "text", "text": content}]
     return [part if part["type"] == "text" else {"type": part["type"]} for part in content]
 
 

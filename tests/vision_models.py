@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.tiny import COMMON, THETA, values
+from tests.tiny import COMMON, THETA, WINDOW, values
+from tests.vision_chats import GEMMA_CHAT, INTERN_CHAT, LLAVA_CHAT, QWEN3_CHAT, QWEN_CHAT
 
 VOCABULARY, LEARNED = 600, 570
-# As they are numbered at the end of the published vocabularies.
+# The first ones as they are numbered at the end of Qwen's published vocabularies.
 SPECIAL = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -27,40 +28,16 @@ SPECIAL = (
     "<|vision_pad|>",
     "<|image_pad|>",
     "<|video_pad|>",
+    # Of other families.
+    *("<img>", "</img>", "<IMG_CONTEXT>", "<video>"),
+    *("<bos>", "<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>", "<image_soft_token>"),
+    "<image>",
 )
 IDS = {token: LEARNED + i for i, token in enumerate(SPECIAL)}
 WORDS = (
     "You are a helpful assistant. system user assistant. Describe this picture. Describe this video. What is in the"
     " picture? Which of the two pictures shows more? Say what you see in these pictures, in one line. Hello, who are"
     " you? There is a red square on a green ground, and a blue one beside it; the smaller of the two moves to the left."
-)
-QWEN_CHAT = (
-    "{% set image_count = namespace(value=0) %}{% set video_count = namespace(value=0) %}{% for message in messages %}"
-    "{% if loop.first and message['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
-    "{% endif %}<|im_start|>{{ message['role'] }}\n{% if message['content'] is string %}{{ message['content'] }}"
-    "<|im_end|>\n{% else %}{% for content in message['content'] %}{% if content['type'] == 'image' or 'image' in"
-    " content or 'image_url' in content %}{% set image_count.value = image_count.value + 1 %}{% if add_vision_id %}"
-    "Picture {{ image_count.value }}: {% endif %}<|vision_start|><|image_pad|><|vision_end|>{% elif content['type'] =="
-    " 'video' or 'video' in content %}{% set video_count.value = video_count.value + 1 %}{% if add_vision_id %}Video"
-    " {{ video_count.value }}: {% endif %}<|vision_start|><|video_pad|><|vision_end|>{% elif 'text' in content %}"
-    "{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endif %}{% endfor %}{% if add_generation_prompt %}"
-    "<|im_start|>assistant\n{% endif %}"
-)
-QWEN3_CHAT = (
-    "{%- set image_count = namespace(value=0) %}\n{%- set video_count = namespace(value=0) %}\n{%- for message in"
-    " messages %}\n    {{- '<|im_start|>' + message.role + '\\n' }}\n    {%- if message.content is string %}\n"
-    "        {{- message.content }}\n    {%- else %}\n        {%- for content in message.content %}\n"
-    "            {%- if content.type == 'image' or 'image' in content or 'image_url' in content %}\n"
-    "                {%- set image_count.value = image_count.value + 1 %}\n"
-    "                {%- if add_vision_id %}Picture {{ image_count.value }}: {% endif -%}\n"
-    "                <|vision_start|><|image_pad|><|vision_end|>\n"
-    "            {%- elif content.type == 'video' or 'video' in content %}\n"
-    "                {%- set video_count.value = video_count.value + 1 %}\n"
-    "                {%- if add_vision_id %}Video {{ video_count.value }}: {% endif -%}\n"
-    "                <|vision_start|><|video_pad|><|vision_end|>\n            {%- elif 'text' in content %}\n"
-    "                {{- content.text }}\n            {%- endif %}\n        {%- endfor %}\n    {%- endif %}\n"
-    "    {{- '<|im_end|>\\n' }}\n{%- endfor %}\n{%- if add_generation_prompt %}\n"
-    "    {{- '<|im_start|>assistant\\n' }}\n{%- endif %}\n"
 )
 QWEN_PICTURES = {
     "min_pixels": 3136,
@@ -93,7 +70,9 @@ QWEN3_VIDEOS = {
 class Tiny:
     """`text`, `vision`: what differs from COMMON and what the tower needs; `config`: what stands beside the two.
     `pictures`, `videos`: preprocessor_config.json, and video_preprocessor_config.json where there is one. `chat`: the
-    template. `flat`: config.json has the text's settings beside vision_config, as it was published."""
+    template. `flat`: config.json has the text's settings beside vision_config, as it was published. `processor`:
+    processor_config.json, where there is one. `tokens`: special tokens by the names that a processor knows them by.
+    """
 
     model_type: str
     text: dict[str, Any]
@@ -103,6 +82,8 @@ class Tiny:
     config: dict[str, Any] = field(default_factory=dict)
     videos: dict[str, Any] = field(default_factory=dict)
     flat: bool = False
+    processor: dict[str, Any] = field(default_factory=dict)
+    tokens: dict[str, str] = field(default_factory=dict)
 
 
 QWEN_IDS = {
@@ -113,6 +94,8 @@ QWEN_IDS = {
 }
 # A head's 64 dimensions turn as 2 * (8 + 12 + 12), the published ratio of time, height and width.
 MROPE = {"rope_type": "default", "rope_theta": THETA, "mrope_section": [8, 12, 12]}
+SIDE = 56
+SMALL = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
 CASES = {
     "qwen2_5_vl": Tiny(
         "qwen2_5_vl",
@@ -162,6 +145,90 @@ CASES = {
         QWEN_IDS,
         QWEN3_VIDEOS,
     ),
+    # Towers of one size: 4 by 4 patches.
+    "internvl": Tiny(
+        "internvl",
+        {"model_type": "qwen2"},
+        {**SMALL, "image_size": [SIDE, SIDE], "patch_size": [14, 14]},
+        {
+            "crop_to_patches": False,
+            "min_patches": 1,
+            "max_patches": 4,
+            "size": {"height": SIDE, "width": SIDE},
+            "image_mean": [0.485, 0.456, 0.406],
+            "image_std": [0.229, 0.224, 0.225],
+            "processor_class": "InternVLProcessor",
+            "image_processor_type": "GotOcr2ImageProcessor",
+        },
+        INTERN_CHAT,
+        {"image_token_id": IDS["<IMG_CONTEXT>"], "image_seq_length": 4, "downsample_ratio": 0.5},
+        processor={"image_seq_length": 4, "processor_class": "InternVLProcessor"},
+        tokens={
+            "start_image_token": "<img>",
+            "end_image_token": "</img>",
+            "context_image_token": "<IMG_CONTEXT>",
+            "video_token": "<video>",
+        },
+    ),
+    "gemma3": Tiny(
+        "gemma3",
+        {
+            "model_type": "gemma3_text",
+            **WINDOW,
+            "query_pre_attn_scalar": 48,
+            "sliding_window_pattern": 3,
+            "tie_word_embeddings": True,
+        },
+        {**SMALL, "model_type": "siglip_vision_model", "image_size": SIDE, "patch_size": 14},
+        {
+            "size": {"height": SIDE, "width": SIDE},
+            "do_pan_and_scan": None,
+            "image_mean": [0.5, 0.5, 0.5],
+            "image_std": [0.5, 0.5, 0.5],
+            "image_seq_length": 4,
+            "processor_class": "Gemma3Processor",
+            "image_processor_type": "Gemma3ImageProcessor",
+        },
+        GEMMA_CHAT,
+        {
+            "mm_tokens_per_image": 4,
+            "image_token_index": IDS["<image_soft_token>"],
+            "boi_token_index": IDS["<start_of_image>"],
+            "eoi_token_index": IDS["<end_of_image>"],
+        },
+        processor={"image_seq_length": 4, "processor_class": "Gemma3Processor"},
+        tokens={"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"},
+    ),
+    "llava": Tiny(
+        "llava",
+        {"model_type": "llama"},
+        {
+            **SMALL,
+            "num_hidden_layers": 3,
+            "model_type": "clip_vision_model",
+            "image_size": SIDE,
+            "patch_size": 14,
+            "projection_dim": 64,
+        },
+        {
+            "size": {"shortest_edge": SIDE},
+            "crop_size": {"height": SIDE, "width": SIDE},
+            "image_mean": [0.48145466, 0.4578275, 0.40821073],
+            "image_std": [0.26862954, 0.26130258, 0.27577711],
+            "processor_class": "LlavaProcessor",
+            "image_processor_type": "CLIPImageProcessor",
+        },
+        LLAVA_CHAT,
+        {"image_token_index": IDS["<image>"], "image_seq_length": 16},
+        processor={
+            "image_token": "<image>",
+            "patch_size": 14,
+            "num_additional_image_tokens": 1,
+            "vision_feature_select_strategy": "default",
+            "processor_class": "LlavaProcessor",
+        },
+        tokens={"image_token": "<image>"},
+    ),
 }
 
 
@@ -208,10 +275,14 @@ def write_processor(name: str, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     _tokenizer().save_pretrained(folder)
     settings = json.loads((folder / "tokenizer_config.json").read_text())
-    settings |= {"chat_template": case.chat, "processor_class": case.pictures["processor_class"]}
+    settings |= {"chat_template": case.chat, "processor_class": case.pictures["processor_class"], "bos_token": "<bos>"}
+    if case.tokens:
+        settings["extra_special_tokens"] = case.tokens
     _write(folder / "tokenizer_config.json", settings)
     _write(folder / "chat_template.json", {"chat_template": case.chat})
     _write(folder / "preprocessor_config.json", case.pictures)
+    if case.processor:
+        _write(folder / "processor_config.json", case.processor)
     if case.videos:
         _write(folder / "video_preprocessor_config.json", case.videos)
 

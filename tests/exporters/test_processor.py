@@ -123,6 +123,21 @@ def test_prompts_are_hugging_faces(name: str, folders: dict[str, Path], tmp_path
         check_pictures(label, case, ours, theirs)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["internvl", "gemma3", "llava"])
+def test_prompts_for_towers_of_one_size_are_hugging_faces(name: str, tmp_path: Path) -> None:
+    vision_models.make(name, tmp_path / "checkpoint")
+    cases = {"one": Case([image_part(90, 190), TEXT]), "two": Case([image_part(60, 60), TEXT, image_part(300, 80)])}
+    questions = [asked(name, case) for case in cases.values()]
+    found = torchvision_processor.ask(tmp_path / "checkpoint", questions, tmp_path)
+    for case, theirs in zip(cases.values(), found, strict=True):
+        ours = processor.load(tmp_path / "checkpoint").prompt(case.messages())
+        assert ours.ids == list(theirs["input_ids"][0])
+        assert ours.pictures is not None
+        assert ours.pictures.grids == ()
+        np.testing.assert_array_equal(ours.pictures.pixels, np.asarray(theirs["pixel_values"], np.float32))
+
+
 def check_pictures(label: str, case: Case, ours: Prompt, theirs: dict[str, Any]) -> None:
     if case.parts == [TEXT]:
         assert ours.pictures is None
