@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +27,8 @@ class Published:
 
     processor: str
     images: str
-    image: dict[str, Any]
-    video: dict[str, Any]
+    image: dict[str, Any] = field(default_factory=dict)
+    video: dict[str, Any] = field(default_factory=dict)
 
 
 _QWEN2_IMAGES = "Qwen2VLImageProcessorPil"
@@ -42,6 +42,13 @@ PUBLISHED = {
         {"min_pixels": 65536, "max_pixels": 16777216},
         {"min_pixels": 4096, "max_pixels": 25165824},
     ),
+    "internvl": Published(
+        "InternVLProcessor",
+        "GotOcr2ImageProcessorPil",
+        {"size": {"height": 448, "width": 448}, "min_patches": 1, "max_patches": 12},
+    ),
+    "gemma3": Published("Gemma3Processor", "Gemma3ImageProcessorPil"),
+    "llava": Published("LlavaProcessor", "CLIPImageProcessorPil"),
 }
 
 
@@ -69,7 +76,8 @@ class Counter:
         what = f"image {height}x{width}"
         if self._spec.picture:
             tiles = self._tiles(height, width)
-            return Count(what, f"{tiles} x {self._spec.rows}", tiles * self._spec.rows)
+            shown = "1 picture" if tiles == 1 else f"{tiles - 1} tiles and a thumbnail, {tiles}"
+            return Count(what, f"{shown} x {self._spec.rows}", tiles * self._spec.rows)
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
         limits = processor.limits(self._images, self._size[0] * self._size[1])
@@ -119,9 +127,10 @@ def counter(spec: VisionSpec, model_type: str, folder: Path | None, size: Size |
 
     from exporters.frames import FAMILIES, Frames
 
-    if model_type not in PUBLISHED:
-        raise UserError(f"nothing is known of how {model_type} prepares pictures", "--model", "name a checkpoint")
-    said, sides = PUBLISHED[model_type], {}
+    name = model_type.split(":")[0]  # what follows is the decoder's
+    if name not in PUBLISHED:
+        raise UserError(f"nothing is known of how {name} prepares pictures", "--model", "name a checkpoint")
+    said, sides = PUBLISHED[name], {}
     if not spec.picture:
         sides = {"patch_size": spec.patch, "merge_size": spec.merge, "temporal_patch_size": spec.frames}
     images = getattr(transformers, said.images)(**said.image, **sides)

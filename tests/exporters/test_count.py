@@ -11,6 +11,7 @@ from PIL import Image
 from contract.errors import UserError
 from contract.vision import Pictures, Tower
 from exporters import count, processor
+from exporters import spec as specs
 from exporters.vision import Size, VisionSpec
 from tests import torchvision_processor, vision_models
 
@@ -77,6 +78,37 @@ def test_the_arithmetic_is_shown(name: str, size: Size, tokens: int) -> None:
     assert shown.endswith(f" = {tokens}")
     grid = shown[shown.index("pixels, ") + len("pixels, ") : shown.index(" patches")].split(" x ")
     assert np.prod([int(side) for side in grid]) == 4 * tokens
+
+
+@pytest.mark.parametrize("name", ["internvl", "gemma3", "llava"])
+def test_pictures_of_one_size_have_the_tokens_that_hugging_face_makes_of_them(name: str, tmp_path: Path) -> None:
+    checkpoint = vision_models.make(name, tmp_path)
+    read = specs.read(checkpoint)
+    assert read.vision
+    counter, loaded = count.counter(read.vision, read.model_type, checkpoint), processor.load(checkpoint)
+    for height, width in sizes(400)[:40]:
+        shown = {"type": "image", "image": Image.new("RGB", (width, height))}
+        made = loaded.prompt([{"role": "user", "content": [shown]}])
+        assert made.pictures is not None
+        assert counter.image(height, width).tokens == made.ids.count(read.vision.image_token)
+        assert counter.image(height, width).tokens == len(made.pictures.pixels) * read.vision.rows
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "size", "told"),
+    [
+        ("gemma3:gemma3_text", 256, (500, 700), "image 500x700: 1 picture x 256 = 256"),
+        ("llava:llama", 576, (500, 700), "image 500x700: 1 picture x 576 = 576"),
+        ("internvl:qwen2", 256, (448, 448), "image 448x448: 1 picture x 256 = 256"),
+        ("internvl:qwen2", 256, (896, 1344), "image 896x1344: 6 tiles and a thumbnail, 7 x 256 = 1792"),
+    ],
+)
+def test_published_models_of_one_size(name: str, rows: int, size: Size, told: str) -> None:
+    one_size = VisionSpec(1, 1, 1, 1, 1, 14, 0, 1, picture=448, rows=rows, size=(448, 448))
+    counter = count.counter(one_size, name, None)
+    assert str(counter.image(*size)) == told
+    with pytest.raises(UserError, match="this model takes no videos"):
+        counter.video(20, 1.0)
 
 
 def test_a_video_is_a_quarter_as_large_as_a_picture() -> None:
