@@ -47,6 +47,7 @@ WANTED = {
     *("falcon-7b", "falcon-40b", "wizardcoder-15b", "starcoder", "phi-3-mini", "phi-4-mini"),
     *("gemma-2b", "gemma2-2b", "gemma2-9b", "gemma3-1b"),
     *("internlm2-1.8b", "internlm2-7b", "minicpm3-4b", "deepseek-v2-lite"),
+    *("internvl3-1b", "internvl3-2b", "internvl3-8b", "gemma3-4b", "llava-1.5-7b"),
     *("qwen3-vl-2b", "qwen3-vl-4b", "qwen3-vl-8b"),
     *("qwen2-vl-2b", "qwen2-vl-7b"),
     *("qwen2.5-vl-3b", "qwen2.5-vl-7b"),
