@@ -10,21 +10,23 @@ import os
 import pickle
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve()
-Question = tuple[str, dict[str, Any]]  # a function below, and what it takes beside the processor
+# A checkpoint, a function below, and what it takes beside the checkpoint's processor.
+Question = tuple[Path, str, dict[str, Any]]
 
 
-def ask(folder: Path, questions: list[Question], scratch: Path) -> list[Any]:
-    """The answers of the processor that the checkpoint `folder` has."""
+def ask(questions: list[Question], scratch: Path) -> list[Any]:
+    """The answers, all by one child, which takes seconds to start."""
     from tests import real_code
 
     given, answers = scratch / "questions", scratch / "answers"
     given.write_bytes(pickle.dumps(questions))
     path = os.pathsep.join([str(real_code.folder("torchvision")), str(HERE.parents[1])])
-    command = [sys.executable, str(HERE), str(folder), str(given), str(answers)]
+    command = [sys.executable, str(HERE), str(given), str(answers)]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return pickle.loads(answers.read_bytes())
@@ -59,18 +61,24 @@ def patches(processor: Any, rows: list[tuple[int, int, int, dict[str, int]]]) ->
     return [int(frames.get_num_of_video_patches(*row, {"size": size})) for *row, size in rows]
 
 
-def _answer(folder: str, given: str, answers: str) -> None:
+def _answer(given: str, answers: str) -> None:
     import torch
 
     library = torch.library.Library("torchvision", "DEF")
     for operator in ("nms", "qnms"):
         library.define(f"{operator}(Tensor boxes, Tensor scores, float threshold) -> Tensor")
+    questions: list[Question] = pickle.loads(Path(given).read_bytes())
+    found = [globals()[name](_processor(folder), **what) for folder, name, what in questions]
+    Path(answers).write_bytes(pickle.dumps(found))
+
+
+@cache
+def _processor(folder: Path) -> Any:
     from transformers import AutoImageProcessor, AutoProcessor
 
     processor = AutoProcessor.from_pretrained(folder)
     processor.image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
-    questions: list[Question] = pickle.loads(Path(given).read_bytes())
-    Path(answers).write_bytes(pickle.dumps([globals()[name](processor, **what) for name, what in questions]))
+    return processor
 
 
 if __name__ == "__main__":

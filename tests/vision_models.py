@@ -273,6 +273,8 @@ def write_processor(name: str, folder: Path) -> None:
     """Write what a published checkpoint has beside its weights: tokenizer, chat template, and how pictures are made."""
     case = CASES[name]
     folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "config.json").exists():
+        _write(folder / "config.json", {"model_type": case.model_type})
     _tokenizer().save_pretrained(folder)
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     settings |= {"chat_template": case.chat, "processor_class": case.pictures["processor_class"], "bos_token": "<bos>"}

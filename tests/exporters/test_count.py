@@ -31,11 +31,17 @@ def sizes(most: int) -> list[Size]:
     return [(int(high), int(wide)) for high, wide in found]
 
 
-@pytest.fixture(scope="module", params=FREE)
-def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    folder = tmp_path_factory.mktemp(request.param)
-    vision_models.write_processor(request.param, folder)
-    return request.param, folder
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    made = {name: tmp_path_factory.mktemp(name) for name in FREE}
+    for name, folder in made.items():
+        vision_models.write_processor(name, folder)
+    return made
+
+
+@pytest.fixture(params=FREE)
+def checkpoint(request: pytest.FixtureRequest, checkpoints: dict[str, Path]) -> tuple[str, Path]:
+    return request.param, checkpoints[request.param]
 
 
 @pytest.mark.slow
@@ -52,19 +58,23 @@ def test_pictures_have_the_tokens_that_hugging_face_makes_of_them(checkpoint: tu
     assert len(seen) > SWEEP / 4
 
 
-@pytest.mark.slow
-def test_videos_have_the_patches_that_hugging_face_makes_of_them(checkpoint: tuple[str, Path], tmp_path: Path) -> None:
-    name, folder = checkpoint
-    counters = [count.counter(spec(name), name, source, LARGEST) for source in (folder, None)]
+def films(name: str) -> list[tuple[int, int, int, dict[str, int]]]:
+    """Frames, height, width, and limits as Hugging Face is told them: those of Qwen3-VL are for all frames."""
     most, low = LARGEST[0] * LARGEST[1] // 4, 4096 if name == "qwen3_vl" else 3136
-    rows = [
+    return [
         (frames, *size, {"shortest_edge": low, "longest_edge": most * frames if name == "qwen3_vl" else most})
         for frames, size in zip([2, 3, 8, 21] * (SWEEP // 4), sizes(1500), strict=True)
     ]
-    (theirs,) = torchvision_processor.ask(folder, [("patches", {"rows": rows})], tmp_path)
-    for counter in counters:
-        ours = [counter.video(frames, 1.0, size).tokens * 4 for frames, *size, _ in rows]
-        assert ours == theirs
+
+
+@pytest.mark.slow
+def test_videos_have_the_patches_that_hugging_face_makes_of_them(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    asking = [(folder, "patches", {"rows": films(name)}) for name, folder in checkpoints.items()]
+    for (name, folder), theirs in zip(checkpoints.items(), torchvision_processor.ask(asking, tmp_path), strict=True):
+        for source in (folder, None):
+            counter = count.counter(spec(name), name, source, LARGEST)
+            ours = [counter.video(frames, 1.0, size).tokens * 4 for frames, *size, _ in films(name)]
+            assert ours == theirs
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ from exporters.pictures import Video
 from tests import torchvision_processor, vision_models
 
 FREE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+ONE_SIZE = ("internvl", "gemma3", "llava")
+SAMPLES = list(itertools.product((4, 7, 50, 301), (8.0, 23.976, 30.0), (0.5, 1, 2)))
 # Two of 255 levels, after normalisation: torchvision rounds otherwise than Pillow in each of two passes of resizing.
 ROUNDED = {"qwen2_vl": 2.01 / 255 / 0.261, "qwen2_5_vl": 2.01 / 255 / 0.261, "qwen3_vl": 2.01 / 255 / 0.5}
 
@@ -81,7 +83,13 @@ def cases(name: str) -> dict[str, Case]:
     }
 
 
-def asked(name: str, case: Case) -> torchvision_processor.Question:
+OF_ONE_SIZE = {
+    "one": Case([image_part(90, 190), TEXT]),
+    "two": Case([image_part(60, 60), TEXT, image_part(300, 80)]),
+}
+
+
+def asked(name: str, case: Case, folder: Path) -> torchvision_processor.Question:
     images = [part["image"] for part in case.parts if part["type"] == "image"]
     videos = [part["video"] for part in case.parts if part["type"] == "video"]
     bare = [part if part["type"] == "text" else {"type": part["type"]} for part in case.parts]
@@ -101,41 +109,58 @@ def asked(name: str, case: Case) -> torchvision_processor.Question:
         "images_size": images_size,
         "videos_size": videos_size,
     }
-    return "prompt", question
+    return folder, "prompt", question
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    made = {name: tmp_path_factory.mktemp(name) for name in FREE}
+    made = {name: tmp_path_factory.mktemp(name) for name in (*FREE, *ONE_SIZE)}
     for name, folder in made.items():
         vision_models.write_processor(name, folder)
     return made
 
 
+@pytest.fixture(scope="module")
+def theirs(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Any]:
+    """What Hugging Face's processors give, by model and case."""
+    asking = {(name, label): asked(name, case, folders[name]) for name in FREE for label, case in cases(name).items()}
+    asking |= {
+        (name, label): asked(name, case, folders[name]) for name in ONE_SIZE for label, case in OF_ONE_SIZE.items()
+    }
+    asking |= {(name, "samples"): (folders[name], "samples", {"rows": SAMPLES}) for name in FREE}
+    answers = torchvision_processor.ask(list(asking.values()), tmp_path_factory.mktemp("asked"))
+    return dict(zip(asking, answers, strict=True))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FREE)
-def test_prompts_are_hugging_faces(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
-    all_cases = cases(name)
-    found = torchvision_processor.ask(folders[name], [asked(name, case) for case in all_cases.values()], tmp_path)
-    for (label, case), theirs in zip(all_cases.items(), found, strict=True):
+def test_prompts_are_hugging_faces(name: str, folders: dict[str, Path], theirs: dict[tuple[str, str], Any]) -> None:
+    for label, case in cases(name).items():
         ours = processor.load(folders[name], case.max_pixels).prompt(case.messages())
-        assert ours.ids == list(theirs["input_ids"][0]), label
-        check_pictures(label, case, ours, theirs)
+        assert ours.ids == list(theirs[name, label]["input_ids"][0]), label
+        check_pictures(label, case, ours, theirs[name, label])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["internvl", "gemma3", "llava"])
-def test_prompts_for_towers_of_one_size_are_hugging_faces(name: str, tmp_path: Path) -> None:
-    vision_models.make(name, tmp_path / "checkpoint")
-    cases = {"one": Case([image_part(90, 190), TEXT]), "two": Case([image_part(60, 60), TEXT, image_part(300, 80)])}
-    questions = [asked(name, case) for case in cases.values()]
-    found = torchvision_processor.ask(tmp_path / "checkpoint", questions, tmp_path)
-    for case, theirs in zip(cases.values(), found, strict=True):
-        ours = processor.load(tmp_path / "checkpoint").prompt(case.messages())
-        assert ours.ids == list(theirs["input_ids"][0])
+@pytest.mark.parametrize("name", ONE_SIZE)
+def test_prompts_for_towers_of_one_size_are_hugging_faces(
+    name: str, folders: dict[str, Path], theirs: dict[tuple[str, str], Any]
+) -> None:
+    for label, case in OF_ONE_SIZE.items():
+        ours = processor.load(folders[name]).prompt(case.messages())
+        assert ours.ids == list(theirs[name, label]["input_ids"][0])
         assert ours.pictures is not None
         assert ours.pictures.grids == ()
-        np.testing.assert_array_equal(ours.pictures.pixels, np.asarray(theirs["pixel_values"], np.float32))
+        np.testing.assert_array_equal(ours.pictures.pixels, np.asarray(theirs[name, label]["pixel_values"], np.float32))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FREE)
+def test_frames_are_sampled_as_by_hugging_face(
+    name: str, folders: dict[str, Path], theirs: dict[tuple[str, str], Any]
+) -> None:
+    frames = processor.load(folders[name]).processor.video_processor
+    assert [frames.sample(*row).tolist() for row in SAMPLES] == theirs[name, "samples"]
 
 
 def check_pictures(label: str, case: Case, ours: Prompt, theirs: dict[str, Any]) -> None:
@@ -155,15 +180,6 @@ def check_pictures(label: str, case: Case, ours: Prompt, theirs: dict[str, Any])
         assert part.dtype == np.float32
         np.testing.assert_allclose(part, expected, atol=case.tolerance, rtol=0, err_msg=label)
     assert all(rest is None or len(rest) == 0 for rest in left.values()), label
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
-def test_frames_are_sampled_as_by_hugging_face(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
-    rows = list(itertools.product((4, 7, 50, 301), (8.0, 23.976, 30.0), (0.5, 1, 2)))
-    (theirs,) = torchvision_processor.ask(folders[name], [("samples", {"rows": rows})], tmp_path)
-    frames = processor.load(folders[name]).processor.video_processor
-    assert [frames.sample(*row).tolist() for row in rows] == theirs
 
 
 def test_the_rows_of_a_picture_are_its_placeholders(folders: dict[str, Path]) -> None:

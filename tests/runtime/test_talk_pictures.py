@@ -54,7 +54,6 @@ def sighted(small_bmodel: Path) -> Path:  # noqa: F811
     made = Manifest("n", small_bmodel.name, "r", {"tower": TOWER}, options, geometry, status=manifest.VERIFIED)
     manifest.write(made, folder)
     vision_models.write_processor("qwen2_5_vl", folder / "config")
-    (folder / "config" / "config.json").write_text("{}")
     return folder
 
 
