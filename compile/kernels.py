@@ -1,10 +1,11 @@
 """The compiler's own kernels for attention: it writes, builds (cmake, g++) and loads them while it compiles a net, and
 keeps them in $HOME/.ppl/cache.
 
-Where flag.txt says that a kernel was built and it is not there, or that it could not be built, attention is left out of
-every net that needs it, without a word (tpu-mlir 1.30.2; a block's cosine falls to 0.6). Two processes that build one
-kernel at once are enough to bring that about (code 17 is EEXIST), and it stays so. So each step has a cache of its own, in its folder, with links to the kernels that are known to be whole; what it
-builds anew is added to them when the step has ended well.
+Where flag.txt says that a kernel was built and it is not there, or that it could not be built, attention is left out
+of every net that needs it, without a word (tpu-mlir 1.30.2; a block's cosine falls to 0.6). Two processes that build
+one kernel at once are enough to bring that about (code 17 is EEXIST), and it stays so. So each step has a cache of its
+own, in its folder, with links to the kernels that are known to be whole; what it builds anew is added to them when the
+step has ended well.
 """
 
 from __future__ import annotations
