@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from compile import rebind
 
@@ -88,3 +91,38 @@ def test_what_is_no_top_mlir_is_refused(layer: Path) -> None:
 def test_a_wrong_call_says_how_to_call(capsys: pytest.CaptureFixture[str]) -> None:
     assert rebind.main(["bind", "a", "b"]) == 2
     assert "bind TEMPLATE_DIR ONNX WEIGHTS NAME" in capsys.readouterr().err
+
+
+def table_graph(path: Path, rows: int, width: int) -> None:
+    """lm_head's: a table as external data, and `rows` numbers out."""
+    table = TensorProto(name="table", data_type=TensorProto.FLOAT, dims=[width, rows])
+    table.data_location = TensorProto.EXTERNAL
+    table.external_data.add(key="location", value="weights.npz")
+    given, made = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, d]) for n, d in (("x", width), ("y", rows)))
+    node = helper.make_node("MatMul", ["x", "table"], ["y"])
+    onnx.save(helper.make_model(helper.make_graph([node], "g", [given], [made], [table])), path)
+
+
+@pytest.mark.parametrize(("rows", "width", "small"), [(5000, 16, rebind.STAND_IN), (16, 16, 16), (5000, 1009, 5000)])
+def test_a_table_gives_way_to_a_small_one_where_its_size_is_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, width: int, small: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    table_graph(tmp_path / "lm_head.onnx", rows, width)
+    assert rebind.main(["shrink", "lm_head.onnx", str(rows)]) == 0
+    model = onnx.load("small.onnx")
+    onnx.checker.check_model(model)
+    assert list(model.graph.initializer[0].dims) == [width, small]
+    assert model.graph.output[0].type.tensor_type.shape.dim[1].dim_value == small
+    assert json.loads(Path("small.json").read_text()) == [small, rows]
+    with np.load("small.npz") as arrays:
+        assert np.array_equal(arrays["table"], numpy_helper.to_array(model.graph.initializer[0]))
+
+
+def test_the_real_size_goes_into_types_only() -> None:
+    text = 'FLOPs = 1009 : i64} loc("a1009") %1009 : tensor<16x1009xf32>, tensor<1009xi32>, tensor<1x11009xf32>'
+    assert rebind.grow(text.replace("FLOPs = 1009", ""), 1009, 7)[1].startswith("1009 stands for something else")
+    text = text.replace("%1009", "%9").replace("FLOPs = 1009", "FLOPs = 10090").replace("a1009", "b")
+    grown = text.replace("16x1009x", "16x7x").replace("<1009x", "<7x")
+    assert rebind.grow(text, 1009, 7) == (grown, "")
+    assert rebind.grow(text, 7, 7) == (text, "")
