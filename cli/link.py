@@ -20,19 +20,32 @@ BUILD_AGAIN = "remove its folder in work/ and build again; if it stays so, repor
 
 
 def check_nets(nets: Iterable[GraphSpec], work: Path, chip: str, devices: int) -> None:
-    """Each net's bmodel in `work` is for `chip`, holds that net alone, and takes and gives what the contract says.
+    """Each bmodel in `work` that is to be combined is for `chip`, holds the nets that it should and no other, and these
+    take and give what the contract says.
 
     UserError, in words of the first tensor that does not fit. With it, all nets pass hidden states on in one type. Nets
     that are split over `devices` must fit as the whole that their parts make.
     """
+    from compile.names import bmodel_file
     from runtime import bmodel, cascade
 
+    files: dict[Path, list[GraphSpec]] = {}
     for net in nets:
-        path = work / net.name / f"{net.name}.bmodel"
+        files.setdefault(work / bmodel_file(net), []).append(net)
+    for path, wanted in files.items():
         bmodel.require_chip(path, chip)
-        parts = bmodel.signatures(path)
-        if odd := sorted({part.name for part in parts} - {net.name}):
-            raise UserError(f"holds {odd[0]} in place of {net.name}", str(path), BUILD_AGAIN)
+        found = bmodel.signatures(path)
+        names = {net.name for net in wanted}
+        if odd := sorted({part.name for part in found} - names):
+            raise UserError(f"holds {odd[0]} in place of {', '.join(sorted(names))}", str(path), BUILD_AGAIN)
+        _check_file(path, wanted, found, devices)
+
+
+def _check_file(path: Path, nets: Sequence[GraphSpec], found: Sequence[GraphSpec], devices: int) -> None:
+    for net in nets:
+        parts = [part for part in found if part.name == net.name]
+        if not parts:
+            raise UserError(f"does not hold {net.name}", str(path), BUILD_AGAIN)
         for part in parts:
             _check_types(f"{path}: net {net.name}", (*net.inputs, *net.outputs), (*part.inputs, *part.outputs))
         split = cascade.cascades(path).get(net.name) if devices > 1 else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -9,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from importlib import metadata
@@ -21,6 +22,7 @@ from rich.console import Console
 from cli import cache, link
 from cli.prepare import Prepared, Say
 from compile import digest, executor, guard, plan, profile, progress, quantization, report, toolchain, vision
+from compile.cluster import Cluster
 from compile.digest import Digests
 from compile.job import Record
 from compile.store import Store
@@ -49,14 +51,30 @@ def run(prepared: Prepared) -> Path:
     link.check_tokenizer(prepared.model_dir, prepared.spec.vocab)
     if prepared.request["verify"] == "none":
         made = replace(made, steps=tuple(step for step in made.steps if step.name != plan.PARITY))
+    made = made.keeping() if prepared.request["keep"] else made
     started, limit = time.monotonic(), cache.limit()
     runners, options = toolchain.runners(prepared.toolchain), prepared.options
     fits = partial(link.check_nets, made.nets, made.folder / "work", options.chip, options.devices)
     publish = partial(_publish, prepared, started)
-    executor.run(made, runners, prepared.request["jobs"], progress.display(), {plan.COMBINE: fits}, publish)
+    with _cluster(prepared) as cluster:
+        jobs = cluster.jobs if cluster and not prepared.request.chosen.get("jobs") else prepared.request["jobs"]
+        executor.run(made, runners, jobs, progress.display(), {plan.COMBINE: fits}, publish, cluster)
     if made.store:
         Store(made.store).prune(limit)
     return made.folder
+
+
+@contextlib.contextmanager
+def _cluster(prepared: Prepared) -> Iterator[Cluster | None]:
+    """None where the steps run here."""
+    if prepared.request["executor"] != "ray":
+        yield None
+        return
+    cluster = Cluster(prepared.request["address"])
+    try:
+        yield cluster
+    finally:
+        cluster.close()
 
 
 def judge(folder: Path, verify: str, say: Say) -> Manifest:
@@ -111,8 +129,8 @@ def climb_again(folder: Path, say: Say) -> None:
 
 def _climb_again(folder: Path, manifest: Manifest, say: Say) -> None:
     model, work = Path(manifest.model["path"]), folder / "work"
-    if not model.is_dir() or not next(work.glob("bind.*"), None):
-        say("checkpoint or ONNX are not here: the rungs of the host stand as the build found them")
+    if not model.is_dir() or not (work / plan.TRACE).is_dir():
+        say("checkpoint or traced graphs are not here: the rungs of the host stand as the build found them")
         return
     say("comparing Hugging Face, patched torch and ONNX Runtime")
     part, log = work / f"{plan.PARITY}.part", folder / "logs" / f"{plan.PARITY}.log"
@@ -211,7 +229,7 @@ def _manifest(prepared: Prepared, records: Mapping[str, Record], digests: Digest
             "layer": net.layer,
             "quantize": quantization.word(recipe, spec, options, net.kind, prepared.grid),
             "cycles": profile.cycles(work / net.name, options.devices),
-            "bytes": (work / net.name / f"{net.name}.bmodel").stat().st_size,
+            "bytes": records[net.name].outputs[f"{net.name}.bmodel"][0],
             "seconds": seconds[net.name],
         }
         for net in made.nets

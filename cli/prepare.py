@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from compile import deploy, estimate, plan, quantization, toolchain, vendor, vision
+from compile import cluster, deploy, estimate, plan, quantization, steps, toolchain, vendor, vision
 from compile import script as scripts
 from contract.errors import UserError
 from contract.options import OPTIONS
@@ -62,7 +62,7 @@ class Prepared:
     model_dir: Path
     spec: specs.DecoderSpec
     options: plan.Options
-    plan: plan.Plan
+    plan: steps.Plan
     toolchain: toolchain.Toolchain
     grid: int = 0
 
@@ -73,6 +73,7 @@ def prepare(request: Request, say: Say) -> Prepared:
     from exporters.checkpoint import Checkpoint
 
     recipe = load(request.recipe)
+    _executor(request)
     options, trusted, out = _settled(recipe, request), request["trust_remote_code"], Path(request["out"])
     foretold = None if request["model"] else _foretold(recipe, origin(request.recipe))
     if foretold:  # refuse before anything is fetched what the published config refuses
@@ -104,6 +105,14 @@ def prepare(request: Request, say: Say) -> Prepared:
     if grid:
         grids.check(checkpoint)
     return Prepared(request, recipe, model_dir, spec, options, made, tools, grid)
+
+
+def _executor(request: Request) -> None:
+    """UserError where Ray is asked for and not installed, or told where it is and not asked for."""
+    if request["executor"] == "ray":
+        cluster.require()
+    elif request["address"]:
+        raise UserError("an address of a cluster, and steps run here", "--address", "give --executor ray as well")
 
 
 def _settled(recipe: Recipe, request: Request) -> plan.Options:
@@ -153,5 +162,5 @@ def _toolchain(request: Request, folder: Path) -> toolchain.Toolchain:
 def script(prepared: Prepared) -> str:
     """The plan as a shell script."""
     return scripts.render(
-        prepared.plan, {plan.EXPORTER: toolchain.exporter(), plan.COMPILER: prepared.toolchain.runner}
+        prepared.plan, {steps.EXPORTER: toolchain.exporter(), steps.COMPILER: prepared.toolchain.runner}
     )

@@ -8,6 +8,7 @@ Wall times below: 2-core machine, tpu-mlir 1.30.2, a Qwen2.5-0.5B block (hidden 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from contract import graphs
@@ -80,7 +81,7 @@ def combine(bmodels: tuple[str, ...], out: str) -> tuple[str, ...]:
     return ("model_tool", "--combine", *bmodels, "-o", out)
 
 
-def combine_order(nets: tuple[graphs.GraphSpec, ...]) -> tuple[graphs.GraphSpec, ...]:
+def combine_order(nets: Sequence[graphs.GraphSpec]) -> tuple[graphs.GraphSpec, ...]:
     """The order of `nets` that needs the least device memory: llm_convert's, nets that bring weights first.
 
     Weights are shared in any order; in the order of execution the runtime part took 4 % more (a 2-layer model).

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 
 from contract import graphs
 from contract.errors import UserError
-from contract.modes import MODES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from compile.steps import Step
     from exporters.spec import DecoderSpec
     from recipes.recipe import Recipe
 
@@ -62,23 +64,43 @@ def _stored(weights: int, quantize: str, group_size: int) -> int:
     return 2 * weights
 
 
-def disk(spec: DecoderSpec, mode: str, seq_length: int, history: bool = False) -> int:
-    """Bytes that a build folder may grow to: weights for the compiler, one bmodel a net, the whole, references."""
-    layers, table = 4 * sum(spec.layer_parameters), group_bytes(spec, "embedding")
-    weights = layers + 2 * table
-    passing = 6 * table  # embedding, embedding_cache and lm_head in model_transform at once: two copies each
-    bits = MODES[mode].bits * (1 if MODES[mode].bits == 16 else 1.25)  # a quarter more for scales
-    blocks = int(layers * bits / 32)
-    forms = 3 if history else 2  # block, block_cache, block_kv
-    # Each of them and the whole; the tables in 16 bits, at most.
-    bmodels = (forms + 1) * blocks + 5 * table // 2 + (forms * spec.layers + 5) * _KERNEL
+def net_bytes(spec: DecoderSpec, group: str, quantize: str, group_size: int) -> int:
+    """Of a net's bmodel."""
+    return _stored(group_bytes(spec, group) // 4, quantize, group_size) + _KERNEL
+
+
+def deploy_disk(spec: DecoderSpec, group: str, quantize: str, group_size: int) -> int:
+    """Bytes that model_deploy writes: the weights quantised, the same where they will lie, and the bmodel."""
+    return 3 * _stored(group_bytes(spec, group) // 4, quantize, group_size) + _KERNEL
+
+
+def room(spec: DecoderSpec, grid: int) -> int:
+    """What a build may take on disk while steps could wait for others to end: four layers, and 1.3 times the checkpoint
+    in 16 bits, or where these are more what the two nets of the embedding table take: its float32 form, the first
+    net's bmodel, and what the second one's model_deploy writes. A gigabyte at least. `grid`: bits of the levels that
+    the checkpoint's layers keep; 0: none."""
+    layers = sum(spec.layer_parameters)
+    checkpoint = 2 * (spec.parameters - layers) + layers * (grid or 16) // 8
+    table = group_bytes(spec, "embedding") + 2 * _KERNEL + (1 + 3) * 2 * spec.vocab * spec.hidden
+    return max(max(13 * checkpoint // 10, table) + 16 * max(spec.layer_parameters), 2**30)
+
+
+def references(spec: DecoderSpec, seq_length: int, history: bool) -> int:
+    """Bytes of what the parity step keeps for the upper rungs of the ladder."""
     kv = spec.kv_heads * (spec.head_dim + spec.v_head_dim)
     prefill = seq_length * (2 * spec.hidden + seq_length + kv)
     decode = _KEPT_STEPS * seq_length * kv
     # A chunk over a history is kept with all of the cache, and is never longer than the sequence.
     chunk = prefill + seq_length * (seq_length + kv) if history else 0
-    references = 4 * spec.layers * (prefill + decode + chunk)
-    return weights + passing + bmodels + references
+    return 4 * spec.layers * (prefill + decode + chunk)
+
+
+def disk(steps: Sequence[Step], kept: int, room: int) -> int:
+    """Bytes that a build folder may grow to. What passes between steps is bounded by `room`, but for one step's; what
+    is `kept` is there at the end beside the whole, which is no larger."""
+    largest = max((step.disk for step in steps), default=0)
+    passing = sum(step.disk for step in steps if step.passing)
+    return max(2 * kept, min(max(room, kept + 2 * largest), kept + passing))
 
 
 def transform_memory(spec: DecoderSpec, group: str) -> int:

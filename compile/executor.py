@@ -1,29 +1,33 @@
 """Runs a plan: in parallel, each step in a folder of its own, and only the steps whose result would differ.
 
 A step is skipped when the digest of its commands, inputs and tools is that of last time and its outputs are whole;
-never because a file is there. It works in `work/<step>.part/`, renamed when all is well, so nothing half-written
-stays. Its output goes to `logs/<step>.log`. It shows nothing (compile.progress does).
+never because a file is there. Outputs that pass go when all that read them is done; their digests stay in the step's
+record, so that it counts as up to date, and it runs again only if a step that reads them has to (compile.outputs). It
+works in `work/<step>.part/`, renamed when all is well, so nothing half-written stays. Its output goes to
+`logs/<step>.log`. It shows nothing (compile.progress does).
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import queue
 import shlex
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from compile import estimate, forks, guard, kernels
+from compile import estimate, forks, guard, kernels, resources
+from compile.cluster import Cluster, ClusterJob
 from compile.digest import Digests, combine
 from compile.interrupt import deaf, interruptible
 from compile.job import Failure, Job, Launcher, Record, Results, read_record
 from compile.kernels import Kernels
-from compile.plan import COMPILER, Plan, Step
+from compile.outputs import Outputs
+from compile.steps import COMPILER, Plan, Step
 from compile.store import Store, whole
 from compile.toolchain import Runner
 from contract.errors import UserError
@@ -62,8 +66,10 @@ def run(
     events: Events,
     gates: Gates | None = None,
     publish: Publish | None = None,
+    cluster: Cluster | None = None,
 ) -> dict[str, Record]:
-    """Bring every step of `plan` up to date, at most `jobs` at once and fewer where memory would not hold them.
+    """Bring every step of `plan` up to date, at most `jobs` at once and fewer where memory would not hold them. On
+    `cluster`, where there is one, which looks after memory itself.
 
     `gates`: by the names of steps, what looks at their inputs when these are all there, and raises where the step
     must not use them. `publish`: called when all is up to date, while the folder is still ours alone.
@@ -76,8 +82,8 @@ def run(
         plan.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot be made ({error.strerror})", str(plan.folder), "choose another place: OUT=") from error
-    with _room(plan.folder), guard.locked(plan.folder) as mark, interruptible():
-        running = _Run(plan, runners, max(1, jobs), events, gates or {}, {guard.MARK: mark})
+    with resources.room(plan.folder), guard.locked(plan.folder) as mark, interruptible():
+        running = _Run(plan, runners, max(1, jobs), events, gates or {}, {guard.MARK: mark}, cluster)
         events.begin(plan, running.jobs)
         failed = True
         try:
@@ -107,7 +113,9 @@ class _Run:
         events: Events,
         gates: Gates,
         env: Mapping[str, str],
+        cluster: Cluster | None,
     ) -> None:
+        self.cluster = cluster
         self.plan, self.runners, self.jobs, self.events = plan, runners, jobs, events
         self.gates, self.env = gates, env
         self.work, self.logs = plan.folder / "work", plan.folder / "logs"
@@ -124,20 +132,23 @@ class _Run:
         self.ready: dict[str, str] = {}  # steps to run whose inputs are all there, with their identities
         self.running: dict[str, Job] = {}
         self.done: dict[str, Record] = {}
+        self.outputs = Outputs(plan, self.work)
         self.results: Results = queue.Queue()
-        self.memory = _available_memory()
+        self.memory = sys.maxsize if cluster else resources.available_memory()
         compiler = runners.get(COMPILER)
-        served = compiler and not compiler.docker
-        self.kernels = Kernels(compiler.identity, linked=not compiler.docker) if compiler else None
+        served = compiler and not compiler.docker and not cluster
+        self.kernels = Kernels(compiler.identity, linked=not (compiler.docker or cluster)) if compiler else None
         self.compiler_env = {**env, "HOME": kernels.HOME}
         self.servers = forks.Servers({**compiler.environment(), **self.compiler_env}) if compiler and served else None
 
     def loop(self) -> dict[str, Record]:
         self._settle()
         if self.waiting:
-            estimate.check_disk(self.plan.folder, self.plan.disk - _size(self.work))
+            estimate.check_disk(self.plan.folder, self.plan.disk - resources.size(self.work))
         self._warm()
         while self.waiting:
+            while self._revive():
+                self._settle()
             self._start()
             if not self.running:
                 raise ValueError(f"steps that wait for each other: {', '.join(self.waiting)}")
@@ -150,9 +161,9 @@ class _Run:
                 self._explain(news)
                 raise StepFailed(step.name, news, job.log)
             if self.store:
-                self.store.keep(self.work / step.name, news, self.digests)
-            self._finish(step, news)
+                self.store.keep(self.work / step.name, news, self.digests, step.passes)
             self.events.finished(step, news.seconds)
+            self._finish(step, news)
             self._settle()
         if changed := self._changed(self.sources.items()):
             self._explain(Failure("", changed=changed))
@@ -161,7 +172,7 @@ class _Run:
     def _explain(self, failure: Failure) -> None:
         """UserError where it is no fault of the step's."""
         if failure.full:
-            raise _full(self.plan.folder)
+            raise resources.full(self.plan.folder)
         if failure.changed:
             raise UserError("changed while the build read it", failure.changed, "build again when it stays as it is")
 
@@ -193,36 +204,64 @@ class _Run:
             if step.name in self.gates:
                 self.gates[step.name]()
             if record := self._known(step, identity):
+                self.outputs.unmade.add(step.name)
                 self._finish(step, record)
-                self.events.skipped(step)
             else:
                 self.ready[step.name] = identity
 
     def _known(self, step: Step, identity: str) -> Record | None:
         """The step's record where its outputs stand here, or could be taken from another build."""
-        folder = self.work / step.name
+        folder, gone = self.work / step.name, self.outputs.gone(step)
         record = read_record(folder)
-        if record and record.identity == identity and whole(folder, record, self.digests):
+        if record and record.identity == identity and whole(folder, record, self.digests, gone):
             return record
-        return self.store.take(identity, folder, self.digests) if self.store else None
+        return self.store.take(identity, folder, self.digests, gone) if self.store else None
 
     def _finish(self, step: Step, record: Record) -> None:
         del self.waiting[step.name]
         self.done[step.name] = record
+        for name in self.outputs.doubted(step, record) & set(self.done):
+            self.waiting[name] = self.outputs.steps[name]
+            del self.done[name]
+        for settled in self.outputs.settle(step, self.done):
+            self.events.skipped(settled)
+
+    def _revive(self) -> bool:
+        """Of a step that is to run, make what it reads and what is gone wait to be made again. Whether there is any."""
+        found = {n for name in self.ready for n in self.outputs.lacking(self.waiting[name], self.done)}
+        found = {name for name in found if not self.outputs.followers(name) & set(self.running)}
+        for name in found:
+            self.waiting[name] = self.outputs.revive(name, self.done.pop(name))
+        for name in list(self.ready):
+            if found & set(self.waiting[name].needs):
+                del self.ready[name]
+        return bool(found)
 
     def _start(self) -> None:
-        for name in list(self.ready):
-            step = self.waiting[name]
-            taken = sum(job.step.memory for job in self.running.values())
-            if len(self.running) < self.jobs and (not self.running or taken + step.memory <= self.memory):
+        for step in self.plan.steps:
+            if step.name not in self.ready or self.outputs.lacking(step, self.done) or len(self.running) == self.jobs:
+                continue
+            if not self.running or self._fits(step):
                 launcher = Launcher(self.runners[step.where], None, self.env)
                 if step.where == COMPILER:
                     launcher = Launcher(launcher.runner, self.servers, self.compiler_env, self.kernels)
                 folders, read = (self.work, self.logs), self._read(step)
                 changed = partial(self._changed, read)
-                job = Job(step, launcher, self.ready.pop(name), folders, self.digests, self.results, changed)
-                self.running[name] = job
+                identity = self.ready.pop(step.name)
+                job = (ClusterJob if self.cluster else Job)(
+                    step, launcher, identity, folders, self.digests, self.results, changed
+                )
+                if isinstance(job, ClusterJob) and self.cluster:
+                    job.cluster = self.cluster
+                self.running[step.name] = job
                 job.start()
+
+    def _fits(self, step: Step) -> bool:
+        """Whether memory and disk hold it beside what runs and what lies there."""
+        at_work = [step, *(job.step for job in self.running.values())]
+        disk = self.outputs.held + sum(one.disk for one in at_work)
+        bounded = self.plan.room and step.disk
+        return sum(one.memory for one in at_work) <= self.memory and not (bounded and disk > self.plan.room)
 
     def _identity(self, step: Step) -> str:
         inputs = (self._input(name) for name in step.inputs)
@@ -246,12 +285,7 @@ class _Run:
     def _read(self, step: Step) -> list[tuple[str, str]]:
         """The files and folders that a step reads, with their digests."""
         found = [(name, self.sources[name]) for name in step.inputs if name.startswith("/")]
-        for name in step.inputs:
-            made, _, file = name.partition("/")
-            if made:
-                outputs = self.done[made].outputs
-                found += [(str(self.work / made / o), outputs[o][1]) for o in ([file] if file else outputs)]
-        return found
+        return found + [(str(path), digest) for _, path, digest in self.outputs.read(step, self.done)]
 
     def _changed(self, read: Iterable[tuple[str, str]]) -> str:
         """The first of these that is not what it was; empty where all are."""
@@ -262,30 +296,3 @@ class _Run:
             except OSError:
                 return name
         return ""
-
-
-def _full(folder: Path) -> UserError:
-    return UserError("the disk is full", str(folder), "make room and build again: it goes on from what is whole")
-
-
-@contextlib.contextmanager
-def _room(folder: Path) -> Iterator[None]:
-    """A full disk as a UserError, wherever we ourselves meet it."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise _full(folder) from error
-
-
-def _available_memory() -> int:
-    """Bytes that new processes may take without swapping."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
-def _size(folder: Path) -> int:
-    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())

@@ -21,7 +21,7 @@ from typing import IO, Protocol
 from compile import forks
 from compile.digest import Digests
 from compile.kernels import Kernels
-from compile.plan import Step
+from compile.steps import Step
 from compile.toolchain import Runner
 
 RECORD = "step.json"
@@ -205,12 +205,8 @@ class Job:
         kernels = self.launcher.kernels if deploys else None
         if kernels:
             kernels.lend(self.part)
-        with self.log.open("wb") as log:
-            for command in self.step.commands:
-                self.results.put((self.step, command))
-                reason = self._execute(command, log)
-                if reason:
-                    return Failure(reason, command, tail(self.log))
+        if failure := self._perform():
+            return failure
         if kernels and (reason := kernels.collect(self.part)):
             return Failure(reason, (), tail(self.log))
         missing = [o for o in self.step.outputs if not any(p.is_file() for p in self.part.glob(o))]
@@ -219,6 +215,15 @@ class Job:
         if changed := self.changed():
             return Failure("an input has changed", changed=changed)
         return self._keep(time.monotonic() - start)
+
+    def _perform(self) -> Failure | None:
+        """Run the step's commands in `part`."""
+        with self.log.open("wb") as log:
+            for command in self.step.commands:
+                self.results.put((self.step, command))
+                if reason := self._execute(command, log):
+                    return Failure(reason, command, tail(self.log))
+        return None
 
     def _execute(self, command: tuple[str, ...], log: IO[bytes]) -> str:
         """Run one command to its end; empty if all went well, else what went wrong."""
@@ -231,11 +236,7 @@ class Job:
                 code = self._call(deferred, log)
         except OSError as error:
             return f"{command[0]} does not start: {error.strerror}"
-        if self._stopped:
-            return "stopped"
-        if code < 0:
-            return f"killed by {signal.Signals(-code).name}" + (", perhaps out of memory" if code == -9 else "")
-        return f"exit code {code}" if code else ""
+        return "stopped" if self._stopped else reason_of(code)
 
     def _call(self, command: tuple[str, ...], log: IO[bytes]) -> int:
         """Exit code; of no meaning where the step was stopped."""
@@ -267,6 +268,13 @@ class Job:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.part.rename(self.folder)
         return record
+
+
+def reason_of(code: int) -> str:
+    """What an exit code says; empty if all went well."""
+    if code < 0:
+        return f"killed by {signal.Signals(-code).name}" + (", perhaps out of memory" if code == -9 else "")
+    return f"exit code {code}" if code else ""
 
 
 def read_record(folder: Path) -> Record | None:

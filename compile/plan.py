@@ -5,12 +5,14 @@ Pure: it reads no file, starts nothing and prints nothing. compile.executor runs
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compile import deploy, estimate, lengths, quantization, sizes, vendor, vision
+from compile.names import bind_step, bmodel_file, group_of, is_joined, join_step, normalise, passing, template_step
+from compile.steps import COMPILER, EXPORTER, Plan, Step
 from contract import graphs
 from contract.ladder import POSITIONS
 from contract.options import BUILD, folder_name
@@ -20,12 +22,11 @@ if TYPE_CHECKING:
     from exporters.spec import DecoderSpec
     from recipes.recipe import Recipe
 
-EXPORTER, COMPILER = "exporter", "compiler"
+TABLES = (graphs.EMBEDDING, graphs.EMBEDDING_CACHE, graphs.LM_HEAD)  # nets that hold the vocabulary's table
 STORE = ".steps"
 TRACE, PARITY, COMBINE, CONVERT = "trace", "parity", "combine", "convert"
 WEIGHTS, GRIDS = "weights.npz", "grids.npz"
 REBIND, REGRID = (Path(__file__).with_name(name) for name in ("rebind.py", "regrid.py"))
-NORMALISE = Path(__file__).with_name("normalise.py")
 
 
 @dataclass(frozen=True)
@@ -66,45 +67,6 @@ def settle(recipe: Recipe, chosen: Mapping[str, Any]) -> Options:
     return Options(**values)
 
 
-@dataclass(frozen=True)
-class Step:
-    """Commands run one after the other in a folder of the step's own, `work/<name>`.
-
-    `inputs`: "<step>/<file>", "<step>/" for all that a step made, or an absolute path (a folder stands for the files
-    in it). `outputs`: file names or patterns in the step's folder; each must match, and what none matches is dropped.
-    `where`: the environment, EXPORTER or COMPILER. `memory`: bytes the step may need at its peak.
-    """
-
-    name: str
-    commands: tuple[tuple[str, ...], ...]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    where: str
-    memory: int = 0
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The steps whose files it reads."""
-        return tuple(dict.fromkeys(i.partition("/")[0] for i in self.inputs if not i.startswith("/")))
-
-
-@dataclass(frozen=True)
-class Plan:
-    """`folder`: the build folder. `steps`: each after those it needs; of steps that could start, the first goes
-    first. `nets`: every net, in the order of execution. `disk`: bytes that the folder may grow to. `store`: where
-    finished steps are shared with other builds (compile.store); None where they are not."""
-
-    folder: Path
-    steps: tuple[Step, ...]
-    nets: tuple[graphs.GraphSpec, ...]
-    disk: int
-    store: Path | None = None
-
-    @property
-    def bmodel(self) -> str:
-        return f"{self.folder.name}.bmodel"
-
-
 def make_plan(
     recipe: Recipe,
     spec: DecoderSpec,
@@ -127,26 +89,16 @@ def make_plan(
     nets = graphs.decoder_graphs(geometry, not options.sample, options.history) + vision.nets(spec, options, geometry)
     folder = out.absolute() / folder_name(recipe.name, asdict(options), asdict(settle(recipe, {})))
     build = _Build(recipe, spec, str(model_dir.absolute()), options, nets, trust, grid)
-    if options.route == vendor.ROUTE:
-        own = [net for net in nets if net.kind in vendor.NOT_TAKEN]
-        taken = [net for net in nets if net not in own]
-        making: tuple[Step, ...] = (build.convert(taken), *map(build.taken, taken), *map(build.net, own))
-    else:
-        largest_first = sorted(nets, key=lambda n: n.layer is not None)
-        making = (*build.templates(), *(build.net(net) for net in largest_first))
-    steps = (
-        build.trace(),
-        *(build.bind(group) for group in build.groups()),
-        build.parity(),
-        *making,
-        build.combine(f"{folder.name}.bmodel"),
-    )
-    store = folder.parent / STORE
-    return Plan(folder, steps, nets, estimate.disk(spec, options.mode, options.seq_length, options.history), store)
+    tables = () if options.route == vendor.ROUTE else build.table_templates()
+    making = (build.trace(), build.parity(), *tables, *build.making(), build.combine(f"{folder.name}.bmodel"))
+    room = estimate.room(spec, grid)
+    kept = estimate.references(spec, options.seq_length, options.history) + sum(map(build.kept, build.groups()))
+    disk = estimate.disk(making, kept, room)
+    return Plan(folder, making, nets, disk, folder.parent / STORE, room)
 
 
 def parity_command(model: str, options: Mapping[str, Any], prompt: str, trust: bool) -> tuple[str, ...]:
-    """The host's rungs of the ladder; it finds the bind steps' folders beside its own. `options`: asdict(Options)."""
+    """The host's rungs of the ladder; it finds the trace step's folder beside its own. `options`: asdict(Options)."""
     sizes = (*_sizes(options), "--positions", str(POSITIONS), *_adapter(options.get("adapter")))
     sizes += _switch("norm-in-layer", options.get("route") == vendor.ROUTE)
     return _exporter("parity", model, "--graphs", "..", "--prompt", prompt, *sizes, *_trust(trust))
@@ -167,10 +119,6 @@ def _adapter(folder: str | None) -> tuple[str, ...]:
 
 def _trust(given: bool) -> tuple[str, ...]:
     return _switch("trust-remote-code", given)
-
-
-def _normalise(bmodel: str) -> tuple[str, ...]:
-    return ("python3", "-I", str(NORMALISE), bmodel)
 
 
 def _switch(name: str, on: bool) -> tuple[str, ...]:
@@ -204,100 +152,147 @@ class _Build:
     def trace(self) -> Step:
         o = self.options
         command = _exporter("trace", self.model, *_sizes(asdict(o)), *_switch("sample", o.sample), *_trust(self.trust))
-        return Step(TRACE, (command,), (self.model,), ("bindings.json", "*"), EXPORTER, 2**30)
+        tables = (f"{net.name}.onnx" for net in self.nets if net.kind in TABLES)
+        return Step(TRACE, (command,), (self.model,), ("bindings.json", *tables, "*"), EXPORTER, 2**30)
 
     def bind(self, group: str) -> Step:
         grids = self.grid > 0 and group.startswith("layer_")
         adapter = self.options.adapter
         words = ("--skeletons", f"../{TRACE}", "--group", group, *_switch("grids", grids), *_adapter(adapter))
         command = _exporter("bind", self.model, *words)
-        outputs = (*(f"{n.name}.onnx" for n in self.nets if _group(n) == group), WEIGHTS, *((GRIDS,) if grids else ()))
-        memory = 2**28 + 3 * estimate.group_bytes(self.spec, group)
-        return Step(_bind_step(group), (command,), (*self.weights(), f"{TRACE}/"), outputs, EXPORTER, memory)
+        outputs = (
+            *(f"{n.name}.onnx" for n in self.nets if group_of(n) == group),
+            WEIGHTS,
+            *((GRIDS,) if grids else ()),
+        )
+        size = estimate.group_bytes(self.spec, group)
+        inputs = (*self.weights(), f"{TRACE}/")
+        # What it writes is there until its nets are: it waits until there is room for the first of these as well.
+        deployed = (self.quantized(net) for net in self.nets if group_of(net) == group)
+        disk = size + max(estimate.deploy_disk(self.spec, group, *word) for word in deployed)
+        return Step(bind_step(group), (command,), inputs, outputs, EXPORTER, 2**28 + 3 * size, disk, ("*",))
 
     def parity(self) -> Step:
         command = parity_command(self.model, asdict(self.options), self.recipe.prompt, self.trust)
-        inputs = (*self.weights(), *(f"{_bind_step(group)}/" for group in self.groups()))
+        inputs = (*self.weights(), f"{TRACE}/")
         shown = (f"reference/{PICTURES}",) if self.spec.vision else ()
         outputs = ("parity.json", "reference/tokens.json", *shown, *(f"reference/{n.name}.npz" for n in self.nets))
-        return Step(PARITY, (command,), inputs, outputs, EXPORTER, estimate.parity_memory(self.spec))
+        disk = estimate.references(self.spec, self.options.seq_length, self.options.history)
+        disk += max(estimate.group_bytes(self.spec, group) for group in self.groups())
+        return Step(PARITY, (command,), inputs, outputs, EXPORTER, estimate.parity_memory(self.spec), disk)
 
-    def templates(self) -> tuple[Step, ...]:
-        """One model_transform for each distinct graph of a layer (compile.rebind)."""
-        kinds = sorted(set(self.spec.layer_kinds))
-        nets = tuple(dict.fromkeys(net.kind for net in self.nets if net.layer is not None))
-        return tuple(self._template(net, kind) for kind in kinds for net in nets)
+    def kept(self, group: str) -> int:
+        """Bytes of the bmodels of a group that stay for the next build to combine."""
+        words = {net: self.quantized(net) for net in self.nets if group_of(net) == group}
+        parts = [estimate.net_bytes(self.spec, group, *word) for net, word in words.items() if word[0] != "F32"]
+        return max(parts) if is_joined(group) and len(set(words.values())) == 1 else sum(parts)
+
+    def quantized(self, net: graphs.GraphSpec) -> tuple[str, int]:
+        """model_deploy's word for a net's weights, and input channels per scale."""
+        word = quantization.word(self.recipe, self.spec, self.options, net.kind, self.grid)
+        return word, quantization.group_size(self.spec, self.options, net.kind, word)
+
+    def making(self) -> Iterator[Step]:
+        """Group by group, so that what passes between steps can go soon: the largest, of which there are two, first."""
+        vendors = self.options.route == vendor.ROUTE
+        taken = [net for net in self.nets if vendors and net.kind not in vendor.NOT_TAKEN]
+        if taken:
+            yield self.convert(taken)
+        for group in self.groups():
+            nets = [net for net in self.nets if group_of(net) == group]
+            own = [net for net in nets if net not in taken]
+            if own:
+                yield self.bind(group)
+            yield from self.templates(group) if own else ()
+            yield from (self.net(net) if net in own else self.taken(net) for net in nets)
+            if is_joined(group):
+                yield self.join(group, nets)
+
+    def templates(self, group: str) -> Iterator[Step]:
+        """One model_transform for each distinct graph of a layer (compile.rebind): with the first that has it."""
+        kinds, index = self.spec.layer_kinds, int(group.rpartition("_")[2]) if group.startswith("layer_") else -1
+        if index >= 0 and kinds.index(kinds[index]) == index:
+            for net in dict.fromkeys(net.kind for net in self.nets if net.layer is not None):
+                yield self._template(net, kinds[index])
+
+    def table_templates(self) -> tuple[Step, ...]:
+        return tuple(self._table_template(net) for net in self.nets if net.kind in TABLES)
+
+    def _table_template(self, net: graphs.GraphSpec) -> Step:
+        """The mlir of a net that holds the vocabulary's table, made with a small one in its place."""
+        onnx, rebind = f"{TRACE}/{net.name}.onnx", ("python3", "-I", str(REBIND))
+        commands = (
+            (*rebind, "shrink", f"../{onnx}", str(self.spec.vocab)),
+            deploy.transform(net.name, "small.onnx"),
+            (*rebind, "seal", net.name, f"../{onnx}", "small.npz"),
+        )
+        outputs = (f"{net.name}.mlir", "template.json")
+        return Step(template_step(net.kind), commands, (onnx,), outputs, COMPILER, 2**30)
 
     def _template(self, net: str, kind: int) -> Step:
         layer = self.spec.layer_kinds.index(kind)
-        onnx, weights = (f"{_bind_step(f'layer_{layer}')}/{file}" for file in (f"{net}_{layer}.onnx", WEIGHTS))
+        onnx, weights = (f"{bind_step(f'layer_{layer}')}/{file}" for file in (f"{net}_{layer}.onnx", WEIGHTS))
         commands = (
             deploy.transform(net, f"../{onnx}"),
             ("python3", "-I", str(REBIND), "seal", net, f"../{onnx}", f"../{weights}"),
         )
         outputs = (f"{net}.mlir", "template.json")
         memory = estimate.transform_memory(self.spec, f"layer_{layer}")
-        return Step(_template_name(net, kind), commands, (onnx, weights), outputs, COMPILER, memory)
+        disk = estimate.group_bytes(self.spec, f"layer_{layer}")
+        return Step(template_step(net, kind), commands, (onnx, weights), outputs, COMPILER, memory, disk)
 
     def net(self, net: graphs.GraphSpec) -> Step:
         """ONNX to a bmodel of one net."""
-        o, name, group = self.options, net.name, _group(net)
-        onnx, weights = f"{_bind_step(group)}/{name}.onnx", f"{_bind_step(group)}/{WEIGHTS}"
+        o, name, group = self.options, net.name, group_of(net)
+        onnx, weights = f"{bind_step(group)}/{name}.onnx", f"{bind_step(group)}/{WEIGHTS}"
         inputs: tuple[str, ...] = (onnx, weights)
         first = deploy.transform(name, f"../{onnx}")
         memory = estimate.transform_memory(self.spec, group)
-        if net.layer is not None:
-            template = _template_name(net.kind, self.spec.layer_kinds[net.layer])
+        if net.layer is not None or net.kind in TABLES:
+            kinds = () if net.layer is None else (self.spec.layer_kinds[net.layer],)
+            template = template_step(net.kind, *kinds)
             share = ("bind", f"../{template}", f"../{onnx}", f"../{weights}", name, "--")
             first = ("python3", "-I", str(REBIND), *share, *first)
             inputs = (f"{template}/", *inputs)
             memory = estimate.deploy_memory(self.spec, group)
-        quantize = quantization.word(self.recipe, self.spec, o, net.kind, self.grid)
-        group_size = quantization.group_size(self.spec, o, net.kind, quantize)
+        quantize, group_size = self.quantized(net)
         target = deploy.Target(
             o.chip, o.devices, group_size, self.spec.layer_norm, o.symmetric, o.dynamic, o.dynamic_vit
         )
-        commands = [first, deploy.deploy(net, quantize, target), _normalise(f"{name}.bmodel")]
+        commands = [first, deploy.deploy(net, quantize, target), normalise(f"{name}.bmodel")]
         if self.grid and net.layer is not None:
-            grids = f"{_bind_step(group)}/{GRIDS}"
+            grids = f"{bind_step(group)}/{GRIDS}"
             commands.insert(1, ("python3", "-I", str(REGRID), name, f"../{grids}", str(self.grid), str(o.group_size)))
             inputs = (*inputs, grids)
         uncounted = (graphs.GREEDY_HEAD, graphs.SAMPLE_HEAD, *(deploy.PREFILL if o.dynamic else ()))
         profile = () if net.kind in uncounted else ("compiler_profile_*.txt",)
         outputs = (f"{name}.bmodel", f"{name}/final.mlir", *profile)
-        return Step(net.name, tuple(commands), inputs, outputs, COMPILER, memory)
+        disk = estimate.deploy_disk(self.spec, group, quantize, group_size)
+        return Step(name, tuple(commands), inputs, outputs, COMPILER, memory, disk, passing(net))
 
     def convert(self, nets: Sequence[graphs.GraphSpec]) -> Step:
         """All of these at once, by the vendor's converter."""
         outputs = tuple(file for net in nets for file in vendor.outputs(net))
         memory = estimate.parity_memory(self.spec)
         commands = vendor.convert(self.model, self.spec, self.options)
-        return Step(CONVERT, commands, (self.model,), outputs, COMPILER, memory)
+        return Step(CONVERT, commands, (self.model,), outputs, COMPILER, memory, passing=("*",))
 
     def taken(self, net: graphs.GraphSpec) -> Step:
         """A net of the vendor's, as `net` leaves one of ours."""
         outputs = tuple(file.removeprefix(f"{net.name}/") for file in vendor.outputs(net))
         copy = ("cp", "-r", f"../{CONVERT}/{net.name}/.", ".")
-        return Step(net.name, (copy, _normalise(f"{net.name}.bmodel")), (f"{CONVERT}/",), outputs, COMPILER)
+        commands = (copy, normalise(f"{net.name}.bmodel"))
+        return Step(net.name, commands, (f"{CONVERT}/",), outputs, COMPILER, passing=passing(net))
+
+    def join(self, group: str, nets: Sequence[graphs.GraphSpec]) -> Step:
+        """One bmodel of the nets of a group, which stores their weights once. It stays, for the next build to combine;
+        those of its nets go."""
+        files = tuple(f"{n.name}/{n.name}.bmodel" for n in deploy.combine_order(nets))
+        made, command = f"{group}.bmodel", deploy.combine(tuple(f"../{file}" for file in files), f"{group}.bmodel")
+        disk = self.kept(group)
+        return Step(join_step(group), (command, normalise(made)), files, (made,), COMPILER, 2**28 + disk, disk)
 
     def combine(self, bmodel: str) -> Step:
-        files = tuple(f"{n.name}/{n.name}.bmodel" for n in deploy.combine_order(self.nets))
+        files = tuple(dict.fromkeys(map(bmodel_file, deploy.combine_order(self.nets))))
         command = deploy.combine(tuple(f"../{file}" for file in files), bmodel)
-        return Step(COMBINE, (command, _normalise(bmodel)), files, (bmodel,), COMPILER, 2**30)
-
-
-def _group(net: graphs.GraphSpec) -> str:
-    """The bind step that holds a net: nets of a group share one weight file."""
-    if net.layer is not None:
-        return f"layer_{net.layer}"
-    if net.kind in (graphs.VIT, graphs.ADD):
-        return graphs.VIT
-    return "embedding" if net.kind in (graphs.EMBEDDING, graphs.EMBEDDING_CACHE) else "head"
-
-
-def _template_name(kind: str, number: int) -> str:
-    return f"transform.{kind}.{number}"
-
-
-def _bind_step(group: str) -> str:
-    return f"bind.{group}"
+        return Step(COMBINE, (command, normalise(bmodel)), files, (bmodel,), COMPILER, 2**30)

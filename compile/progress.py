@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from compile.executor import Events
-from compile.plan import Plan, Step
+from compile.steps import Plan, Step
 
 # Seconds a step may take, until the first of its kind has been seen. They only shape the first estimate.
 _GUESSES = {"trace": 5.0, "parity": 20.0, "transform": 5.0, "bind": 0.5}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jinja2
 
-from compile.plan import COMPILER, EXPORTER, Plan
+from compile.steps import COMPILER, EXPORTER, Plan
 from compile.toolchain import Runner
 
 _WIDTH = 100

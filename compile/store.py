@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,6 +18,13 @@ from compile.digest import Digests
 from compile.job import RECORD, Record, read_record
 
 STALE = 3600.0  # seconds after which nobody still works on a half-made entry
+
+
+Passes = Callable[[str], bool]
+
+
+def _nothing(output: str) -> bool:
+    return False
 
 
 @dataclass(frozen=True)
@@ -37,24 +44,26 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def keep(self, made: Path, record: Record, digests: Digests) -> None:
-        """Remember the step whose outputs lie in `made`. What cannot be kept (a full disk) is not."""
+    def keep(self, made: Path, record: Record, digests: Digests, gone: Passes = _nothing) -> None:
+        """Remember the step whose outputs lie in `made`; of those that `gone` names, the digests only. What cannot be
+        kept (a full disk) is not."""
         target = self.folder / record.identity
         with contextlib.suppress(OSError):
             self.folder.mkdir(exist_ok=True)
             with _beside(target) as part:
-                _link(made, part, record, digests)
+                _link(made, part, record, digests, gone)
 
-    def take(self, identity: str, target: Path, digests: Digests) -> Record | None:
-        """Put the outputs of that step into `target`; None where they are not known, or not whole."""
+    def take(self, identity: str, target: Path, digests: Digests, gone: Passes = _nothing) -> Record | None:
+        """Put the outputs of that step into `target`, but for those that `gone` names; None where they are not known,
+        or not whole."""
         source = self.folder / identity
         record = read_record(source)
-        if record is None or record.identity != identity or not whole(source, record, digests):
+        if record is None or record.identity != identity or not whole(source, record, digests, gone):
             return None
         try:
             with _beside(target) as part:
-                _link(source, part, record, digests)
-                if not whole(part, record, digests):
+                _link(source, part, record, digests, gone)
+                if not whole(part, record, digests, gone):
                     raise OSError("another build has put its own in this place meanwhile")
                 os.utime(source)
         except OSError:
@@ -85,11 +94,14 @@ class Store:
         return freed
 
 
-def whole(folder: Path, record: Record, digests: Digests) -> bool:
-    """Whether every output is what it was, byte for byte. Cheap for files that nobody touched."""
+def whole(folder: Path, record: Record, digests: Digests, gone: Passes = _nothing) -> bool:
+    """Whether every output is what it was, byte for byte, or absent where `gone` says that it may be. Cheap for files
+    that nobody touched."""
     for name, (size, digest) in record.outputs.items():
         path = folder / name
         try:
+            if gone(name) and not path.exists():
+                continue
             if not path.is_file() or path.stat().st_size != size or digests.file(path) != digest:
                 return False
         except OSError:  # another build has removed it meanwhile, or it cannot be read
@@ -97,8 +109,10 @@ def whole(folder: Path, record: Record, digests: Digests) -> bool:
     return True
 
 
-def _link(source: Path, target: Path, record: Record, digests: Digests) -> None:
+def _link(source: Path, target: Path, record: Record, digests: Digests, gone: Passes) -> None:
     for name in record.outputs:
+        if gone(name):
+            continue
         path = target / name
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

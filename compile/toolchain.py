@@ -19,7 +19,9 @@ from importlib import metadata
 from pathlib import Path
 
 from compile import deploy, digest, docker, kernels
-from compile.plan import COMPILER, EXPORTER, NORMALISE, REBIND, REGRID
+from compile.names import NORMALISE
+from compile.plan import REBIND, REGRID
+from compile.steps import COMPILER, EXPORTER
 from contract.errors import UserError, one_of
 from contract.modes import TOOLCHAINS
 

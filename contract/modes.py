@@ -70,3 +70,4 @@ ROUTES = ("onnx", "llm_convert")
 VERIFY = ("full", "host", "none")
 # Where tpu-mlir is looked for (compile.toolchain).
 TOOLCHAINS = ("auto", "path", "managed", "docker")
+EXECUTORS = ("local", "ray")

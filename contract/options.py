@@ -12,7 +12,7 @@ from pathlib import PurePath
 from typing import Any
 
 from contract.errors import UserError, one_of
-from contract.modes import CHIPS, DEVICES, HEADS, MODES, ROUTES, TOOLCHAINS, VERIFY, VITS
+from contract.modes import CHIPS, DEVICES, EXECUTORS, HEADS, MODES, ROUTES, TOOLCHAINS, VERIFY, VITS
 
 CHOICE, NUMBER, SWITCH, TEXT = "choice", "number", "switch", "text"
 
@@ -85,6 +85,9 @@ WORK = (
     Option("out", "OUT", TEXT, "where the build folder goes", "out"),
     Option("jobs", "JOBS", NUMBER, "steps at once (default: the cores)"),
     Option("verify", "VERIFY", CHOICE, "the whole ladder, the rungs without the simulator, or none", "full", VERIFY),
+    Option("executor", "EXECUTOR", CHOICE, "where steps run", "local", EXECUTORS),
+    Option("address", "ADDRESS", TEXT, "of the Ray cluster (default: this machine)"),
+    Option("keep", "KEEP", SWITCH, "keep every intermediate file", False),
     Option("toolchain", "TOOLCHAIN", CHOICE, "where tpu-mlir is", "auto", TOOLCHAINS),
     Option("trust_remote_code", "TRUST_REMOTE_CODE", SWITCH, "run modeling code that comes with the checkpoint", False),
 )

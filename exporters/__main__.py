@@ -31,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     bind.add_argument("--group", required=True, help="embedding, head or layer_<i>")
     bind.add_argument("--grids", action="store_true", help="write down the grids of quantised weights as well")
     parity = commands.add_parser("parity", help="Hugging Face against patched torch against ONNX Runtime")
-    parity.add_argument("--graphs", type=Path, required=True, help="folder that holds the bind steps' folders")
+    parity.add_argument("--graphs", type=Path, required=True, help="folder that holds the trace step's folder")
     parity.add_argument("--devices", type=int, default=1)
     parity.add_argument("--prompt", required=True)
     parity.add_argument("--positions", type=int, required=True)

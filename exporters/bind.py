@@ -7,8 +7,10 @@ is a .bin file.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,6 +120,14 @@ def bind(checkpoint: Checkpoint, skeletons: Path, group: str, out: Path, with_gr
     for binding in bindings:
         name = names.get(binding.skeleton, binding.skeleton)
         shutil.copyfile(skeletons / f"{binding.skeleton}.onnx", out / f"{name}.onnx")
+
+
+@contextlib.contextmanager
+def bound(checkpoint: Checkpoint, skeletons: Path, group: str) -> Iterator[Path]:
+    """A folder in the working directory that holds what `bind` writes, for as long as it is used."""
+    with tempfile.TemporaryDirectory(dir=".", prefix="bound.") as folder:
+        bind(checkpoint, skeletons, group, Path(folder))
+        yield Path(folder)
 
 
 def assemble(checkpoint: Checkpoint, weight: Weight, prefix: str) -> Array:

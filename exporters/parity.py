@@ -19,7 +19,7 @@ from contract.graphs import Geometry, GraphSpec
 from contract.ladder import MAX_ABS_ONNX, MAX_ABS_PATCHED, ONNX, PATCHED, Score, resolution
 from contract.vision import PICTURES
 from exporters import chain, modules, reference
-from exporters.bind import assemble
+from exporters.bind import assemble, bound
 from exporters.chain import Array, Call, LayerRun, States, distance
 from exporters.checkpoint import Checkpoint
 from exporters.model import Decoder
@@ -45,7 +45,7 @@ def climb(
 ) -> list[Score]:
     """Compare every net; write `parity.json` and `reference/` into `out`.
 
-    `folder` holds the folders of the bind steps (bind.embedding, bind.layer_<i>, bind.head) with their ONNX.
+    `folder` holds the folder of the trace step, `trace`. Its skeletons are bound here, one group at a time.
     `input_length`, `history`, `size`: as they were traced.
     """
     spec = decoder.spec
@@ -71,7 +71,7 @@ class _Ladder:
     def __init__(
         self, decoder: Decoder, folder: Path, geometry: Geometry, truth: Reference, kept: Path, history: bool
     ) -> None:
-        self.decoder, self.folder, self.truth, self.kept = decoder, folder, truth, kept
+        self.decoder, self.skeletons, self.truth, self.kept = decoder, folder / "trace", truth, kept
         self.geometry, self.history = geometry, history
         self.checkpoint = Checkpoint(decoder.model_dir, decoder.adapter)
         self.valid = len(truth.prompt)
@@ -85,12 +85,13 @@ class _Ladder:
 
     def vit(self, size: Size) -> None:
         """The tower, whose features then take their places in the prompt."""
-        self.shown = shown = Shown(self.decoder, size, self.truth, self.checkpoint, self.folder)
-        self.positions = shown.positions()
-        for rung, value, bar in shown.distances():
-            self._score(rung, graphs.VIT, None, value, bar, f"{len(self.truth.features[0])} feature rows")
-        for name, call, valid in shown.kept(self.geometry):
-            self._keep(name, [call], valid)
+        with bound(self.checkpoint, self.skeletons, graphs.VIT) as place:
+            self.shown = shown = Shown(self.decoder, size, self.truth, self.checkpoint, place)
+            self.positions = shown.positions()
+            for rung, value, bar in shown.distances():
+                self._score(rung, graphs.VIT, None, value, bar, f"{len(self.truth.features[0])} feature rows")
+            for name, call, valid in shown.kept(self.geometry):
+                self._keep(name, [call], valid)
         shown.pictures.save(self.kept / PICTURES)
 
     def embedding(self) -> None:
@@ -100,10 +101,11 @@ class _Ladder:
         parts = [list(ids) for ids in np.split(np.array(self.truth.prompt), ends)]
         prompt = [chain.padded(ids, self.geometry.prefill_length) for ids in parts]
         steps = [np.array([[token]], np.int32) for token in self.truth.forced]
-        self.torch_states, self.onnx_states = (
-            States([run_full(ids) for ids in prompt], [run_step(step) for step in steps])
-            for run_full, run_step in (self._torch_embedding(module), self._onnx_embedding())
-        )
+        with bound(self.checkpoint, self.skeletons, "embedding") as place:
+            self.torch_states, self.onnx_states = (
+                States([run_full(ids) for ids in prompt], [run_step(step) for step in steps])
+                for run_full, run_step in (self._torch_embedding(module), self._onnx_embedding(place))
+            )
         first = Call({"input_ids": prompt[0]}, {graphs.EMBEDDING: self.onnx_states.chunks[0].copy()})
         self._splice(0)
         hf = self.truth.embedded.numpy()
@@ -133,15 +135,15 @@ class _Ladder:
             self.positions,
             self.shown.unmask if self.shown else None,
         )
-        path = self.folder / f"bind.layer_{index}"
-        theirs = chain.run_layer(
-            [chain.onnx_runner(path / f"{net.name}.onnx") for net in nets],
-            self.onnx_states,
-            self.geometry,
-            self.lengths,
-            self.positions,
-            self.shown.unmask if self.shown else None,
-        )
+        with bound(self.checkpoint, self.skeletons, f"layer_{index}") as place:
+            theirs = chain.run_layer(
+                [chain.onnx_runner(place / f"{net.name}.onnx") for net in nets],
+                self.onnx_states,
+                self.geometry,
+                self.lengths,
+                self.positions,
+                self.shown.unmask if self.shown else None,
+            )
         self.torch_states, self.onnx_states = ours.states(), theirs.states()
         self._score_layer(index, nets, ours, theirs)
         self._keep(nets[0].name, theirs.chunks[:1], self.lengths[0])
@@ -188,7 +190,10 @@ class _Ladder:
 
     def heads(self) -> None:
         """lm_head at every position; greedy_head and sample_head where the build has them."""
-        nets = {path.stem: chain.onnx_runner(path) for path in sorted((self.folder / "bind.head").glob("*.onnx"))}
+        with bound(self.checkpoint, self.skeletons, "head") as place:
+            self._heads({path.stem: chain.onnx_runner(path) for path in sorted(place.glob("*.onnx"))})
+
+    def _heads(self, nets: dict[str, chain.Run]) -> None:
         norm = self.decoder.leaf(self.decoder.architecture.norm, self.checkpoint)
         weight, spec = assemble(self.checkpoint, self.decoder.head_weight(), ""), self.decoder.spec
         logits = modules.LmHead(norm, torch.from_numpy(weight), None, spec.logit_scale, spec.logit_softcap)
@@ -251,9 +256,9 @@ class _Ladder:
 
         return run, run
 
-    def _onnx_embedding(self) -> tuple[_Lookup, ...]:
+    def _onnx_embedding(self, place: Path) -> tuple[_Lookup, ...]:
         def runner(name: str) -> _Lookup:
-            run = chain.onnx_runner(self.folder / "bind.embedding" / f"{name}.onnx")
+            run = chain.onnx_runner(place / f"{name}.onnx")
             return lambda ids: run({"input_ids": ids})[name]
 
         return runner(graphs.EMBEDDING), runner(graphs.EMBEDDING_CACHE)

@@ -97,7 +97,7 @@ class Shown:
         spec = decoder.spec.vision
         assert spec is not None
         assert truth.pictures is not None
-        self.truth, self.pictures, self.folder = truth, truth.pictures, folder / "bind.vit"
+        self.truth, self.pictures, self.folder = truth, truth.pictures, folder
         self.tower, net = spec.tower(size, decoder.spec.axes), graphs.vit(spec.geometry(size))
         self.launches = list(self.tower.launches(self.pictures))
         ours = self._run(chain.torch_runner(decoder.tower(size, checkpoint), net))

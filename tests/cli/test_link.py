@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import flatbuffers
 import pytest
 
 from cli import link
+from compile.names import bmodel_file
 from contract import graphs
 from contract.errors import UserError
 from contract.graphs import GraphSpec, TensorSpec
@@ -23,36 +24,51 @@ NETS = graphs.decoder_graphs(graphs.Geometry(2, 8, 2, 4, 4, 100, 16), top1=True)
 Change = Callable[[GraphSpec], GraphSpec]
 
 
-def write(net: GraphSpec, work: Path, chip: str = "BM1684X") -> None:
-    """A bmodel of that net as the compiler leaves one: outputs are named after the operation that makes them."""
-    b = flatbuffers.Builder(0)
-    sides = [
-        [files.tensor_of(b, t.name + end, list(t.shape), CODES[t.dtype], 4) for t in side]
-        for side, end in ((net.inputs, ""), (net.outputs, "_Add"))
-    ]
-    stage = files.table(b, {i: ("ref", files.vector(b, side)) for i, side in enumerate(sides)})
-    fields = {0: ("ref", b.CreateString(net.name)), 3: ("ref", files.vector(b, [stage]))}
-    nets = files.vector(b, [files.table(b, fields)])
+def write(nets: Iterable[GraphSpec], path: Path, chip: str = "BM1684X") -> None:
+    """A bmodel of those nets as the compiler leaves one: outputs are named after the operation that makes them."""
+    b, made = flatbuffers.Builder(0), []
+    for net in nets:
+        sides = [
+            [files.tensor_of(b, t.name + end, list(t.shape), CODES[t.dtype], 4) for t in side]
+            for side, end in ((net.inputs, ""), (net.outputs, "_Add"))
+        ]
+        stage = files.table(b, {i: ("ref", files.vector(b, side)) for i, side in enumerate(sides)})
+        fields = {0: ("ref", b.CreateString(net.name)), 3: ("ref", files.vector(b, [stage]))}
+        made.append(files.table(b, fields))
     words = [b.CreateString(word) for word in ("B", "2.2", "today", chip)]
-    b.Finish(files.table(b, {**{i: ("ref", word) for i, word in enumerate(words)}, 4: ("ref", nets)}))
+    vector = files.vector(b, made)
+    b.Finish(files.table(b, {**{i: ("ref", word) for i, word in enumerate(words)}, 4: ("ref", vector)}))
     described = bytes(b.Output())
-    folder = work / net.name
-    folder.mkdir(exist_ok=True)
+    path.parent.mkdir(exist_ok=True)
     head = struct.pack("<IIIQ44x", bmodel.MAGIC, 64, len(described), 16)
-    (folder / f"{net.name}.bmodel").write_bytes(head + described + bytes(16))
+    path.write_bytes(head + described + bytes(16))
+
+
+def write_all(work: Path, **odd: GraphSpec | None) -> None:
+    """The bmodels that are combined, with other nets in the places of those named, or (None) without them."""
+    found: dict[str, list[GraphSpec]] = {}
+    for net in NETS:
+        made = odd.get(net.name, net)
+        found.setdefault(bmodel_file(net), []).extend([made] if made else [])
+    for file, nets in found.items():
+        write(nets, work / file)
 
 
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
-    for net in NETS:
-        write(net, tmp_path)
+    write_all(tmp_path)
     return tmp_path
+
+
+def named(name: str) -> GraphSpec:
+    (net,) = (net for net in NETS if net.name == name)
+    return net
 
 
 def test_nets_of_the_contract_fit(work: Path) -> None:
     link.check_nets(NETS, work, "bm1684x", 1)
-    (net,) = (net for net in NETS if net.name == "block_0")
-    write(change("k_cache", name="/Add_1_output_0")(net), work)  # as where an output is another one, reshaped
+    # As where an output is another one, reshaped.
+    write_all(work, block_0=change("k_cache", name="/Add_1_output_0")(named("block_0")))
     link.check_nets(NETS, work, "bm1684x", 1)
 
 
@@ -120,24 +136,27 @@ def change(tensor: str, **changes: object) -> Change:
             "v_cache_Add is in the place",
         ),
         ("block_0", lambda net: replace(net, outputs=net.outputs[:2]), "output: 2 tensors .*, where the model needs 3"),
-        ("block_0", lambda net: replace(net, name="block_1"), "holds block_1 in place of block_0"),
+        ("block_0", lambda net: replace(net, name="block_1"), "holds block_1 in place of block_0, block_cache_0"),
     ],
 )
 def test_a_net_that_does_not_fit_is_one_line(work: Path, name: str, odd: Change, message: str) -> None:
-    (net,) = (net for net in NETS if net.name == name)
-    write(odd(net), work)
-    if odd(net).name != name:
-        (work / odd(net).name / f"{odd(net).name}.bmodel").rename(work / name / f"{name}.bmodel")
+    write_all(work, **{name: odd(named(name))})
     with pytest.raises(UserError, match=message) as error:
         link.check_nets(NETS, work, "bm1684x", 1)
-    assert f"{name}.bmodel" in str(error.value)
+    assert bmodel_file(named(name)) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_net_that_is_missing(work: Path) -> None:
+    write_all(work, block_cache_1=None)
+    with pytest.raises(UserError, match=r"layer_1\.bmodel: does not hold block_cache_1"):
+        link.check_nets(NETS, work, "bm1684x", 1)
 
 
 def test_another_chip_and_a_net_cut_short(work: Path) -> None:
     with pytest.raises(UserError, match="built for bm1684x, not bm1688"):
         link.check_nets(NETS, work, "bm1688", 1)
-    path = work / "block_0" / "block_0.bmodel"
+    path = work / bmodel_file(named("block_0"))
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError, match="truncated"):
         link.check_nets(NETS, work, "bm1684x", 1)

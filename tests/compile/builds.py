@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from compile.plan import Options, Plan, Step, make_plan, settle
+from compile.plan import Options, make_plan, settle
+from compile.steps import Plan, Step
 from compile.toolchain import Runner
 from exporters.spec import DecoderSpec, from_config
 from recipes.recipe import Recipe, load, origin

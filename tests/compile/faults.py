@@ -18,8 +18,8 @@ import pytest
 from compile import executor
 from compile.guard import MARK
 from compile.job import RECORD
-from compile.plan import Plan, Step
 from compile.progress import Lines
+from compile.steps import Plan, Step
 from tests.compile.builds import RUNNERS, small_plan, step
 
 
@@ -53,13 +53,14 @@ NESTED = f"import subprocess, sys; subprocess.run([sys.executable, '-S', '-c', {
 )
 
 
-def slow_plan(folder: Path, store: bool = True) -> Plan:
-    """Two chains that meet: seven steps of 50 ms and more."""
+def slow_plan(folder: Path, store: bool = True, passing: bool = False) -> Plan:
+    """Two chains that meet: seven steps of 50 ms and more. `passing`: all that is read passes, or a part of it."""
 
     def make(name: str, code: str, *needs: str) -> Step:
         made = step(name, code, *(f"{n}/" for n in needs), outputs=("out.bin", "more.txt"))
         files = [f"../{n}/out.bin" for n in needs]
-        return replace(made, commands=((made.commands[0][0], "-S", "-c", code, *files),))
+        goes = () if name == "last" or not passing else ("out.bin",) if name == "d" else ("*",)
+        return replace(made, commands=((made.commands[0][0], "-S", "-c", code, *files),), passing=goes)
 
     steps = (
         make("a", SLOWLY),

@@ -10,7 +10,7 @@ import pytest
 from compile import estimate
 from contract.errors import UserError
 from recipes.recipe import Rule
-from tests.compile.builds import recipe_and_spec
+from tests.compile.builds import recipe_and_spec, recipe_plan
 
 GB = 10**9
 MB = 10**6
@@ -65,7 +65,7 @@ def test_layers_of_different_size_count_as_what_they_are() -> None:
     assert routed > 5 * dense
     assert routed == estimate.group_bytes(spec, "layer_26") == 4 * spec.layer_parameters[26]
     assert estimate.parity_memory(spec) > 4 * spec.parameters
-    assert 4 * spec.parameters < estimate.disk(spec, "int4", 512) < 4 * 4 * spec.parameters
+    assert spec.parameters < recipe_plan("deepseek-v2-lite", mode="int4").disk < 4 * spec.parameters
     # Two bytes a parameter, and the experts are most of them.
     assert estimate.bmodel_bytes(read, spec, "bf16", 512, 64) == pytest.approx(2 * spec.parameters, rel=0.02)
 
@@ -78,12 +78,23 @@ def test_nets_that_share_nothing_take_their_room_twice() -> None:
     assert two - one > sum(spec.layer_parameters)
 
 
-def test_disk_grows_with_the_model_and_its_bits() -> None:
-    small, large = (recipe_and_spec(name)[1] for name in ("qwen2.5-0.5b", "qwen2.5-7b"))
-    assert estimate.disk(small, "int4", 512) < estimate.disk(small, "bf16", 512) < estimate.disk(large, "int4", 512)
-    # A folder holds the float32 weights at least; the rest stays within thrice that.
-    weights = 4 * 7.6 * GB
-    assert weights < estimate.disk(large, "bf16", 512) < 3 * weights
+def test_disk_grows_with_the_model_and_its_bits_and_with_what_is_kept() -> None:
+    small = recipe_plan("qwen2.5-0.5b", mode="int4")
+    large, half = (recipe_plan("qwen2.5-7b", mode=mode) for mode in ("int4", "bf16"))
+    assert small.disk < large.disk < half.disk < half.keeping().disk
+    # A bmodel of 16 bits is as large as the checkpoint; before the whole is there, its parts are.
+    checkpoint = 2 * 7.62 * GB
+    assert 1.0 * checkpoint < large.disk < 1.3 * checkpoint + 4 * 4 * 0.234 * GB
+    assert 2.0 * checkpoint < half.disk < 2.3 * checkpoint
+    # The folder with all in it holds the float32 weights at least.
+    assert 2 * checkpoint < large.keeping().disk < 6 * checkpoint
+
+
+def test_the_room_is_what_is_promised_but_for_large_tables() -> None:
+    for name, checkpoints in (("qwen2.5-7b", 1.3), ("qwen2.5-0.5b", 1.67)):
+        spec = recipe_and_spec(name)[1]
+        promised = checkpoints * 2 * spec.parameters + 4 * 4 * max(spec.layer_parameters)
+        assert recipe_plan(name, mode="int4").room == pytest.approx(promised, rel=0.01)
 
 
 def test_a_full_disk_is_told_with_the_nearest_folder_that_exists(tmp_path: Path) -> None:

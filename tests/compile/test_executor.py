@@ -15,7 +15,7 @@ import pytest
 
 from compile import executor, job
 from compile.executor import StepFailed
-from compile.plan import Plan, Step
+from compile.steps import Plan, Step
 from compile.toolchain import Runner
 from contract.errors import UserError
 from tests.compile.builds import RUNNERS, small_plan, step, write

@@ -10,7 +10,7 @@ from pathlib import Path
 import flatbuffers
 import pytest
 
-from compile.plan import NORMALISE
+from compile.names import NORMALISE
 from runtime import bmodel
 from tests.runtime import test_bmodel as files
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from compile.plan import COMPILER, EXPORTER, Plan
 from compile.script import render
+from compile.steps import COMPILER, EXPORTER, Plan
 from compile.toolchain import Runner
 from contract.errors import UserError
 from tests.compile.builds import recipe_plan
@@ -38,7 +38,7 @@ def test_the_script_is_the_golden_one(name: str, monkeypatch: pytest.MonkeyPatch
     """After a wanted change: UPDATE_GOLDEN=1 pytest tests/compile/test_plan.py, then read the diff."""
     # Where this checkout lies must not matter: its path decides where a long line of the script breaks.
     monkeypatch.setattr("compile.plan.REBIND", Path(HOME) / "compile" / "rebind.py")
-    monkeypatch.setattr("compile.plan.NORMALISE", Path(HOME) / "compile" / "normalise.py")
+    monkeypatch.setattr("compile.names.NORMALISE", Path(HOME) / "compile" / "normalise.py")
     script = render(plan_named(name), RUNNERS)
     path = GOLDEN / f"{name}.sh"
     if os.environ.get("UPDATE_GOLDEN"):
@@ -68,13 +68,25 @@ def test_relative_paths_on_a_command_line_are_declared_inputs(name: str) -> None
         assert read <= declared | {"trace"}, step.name
 
 
-def test_layers_share_one_transform() -> None:
+def test_layers_share_one_transform_and_tables_are_never_transformed() -> None:
     plan = plan_named("qwen2.5-0.5b_int4_1dev")
-    transforms = [s.name for s in plan.steps if s.commands[0][0] == "model_transform.py"]
-    assert transforms == [
-        *("transform.block.0", "transform.block_cache.0"),
-        *("embedding", "embedding_cache", "lm_head"),
-    ]
+    transforms = {s.name: c for s in plan.steps for c in s.commands if c[0] == "model_transform.py"}
+    tables = ("transform.embedding", "transform.embedding_cache", "transform.lm_head")
+    assert sorted(transforms) == sorted(("transform.block.0", "transform.block_cache.0", *tables))
+    assert all("small.onnx" in transforms[name] for name in tables)
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_what_passes_is_read_and_what_the_next_build_combines_stays(name: str) -> None:
+    plan = plan_named(name)
+    steps = {step.name: step for step in plan.steps}
+    read = {needed for step in plan.steps for needed in step.needs}
+    assert {n for n, step in steps.items() if step.passing} <= read
+    for file in steps["combine"].inputs:
+        step, _, output = file.partition("/")
+        assert not steps[step].passes(output), file
+    assert not any(step.passing for step in plan.keeping().steps)
+    assert plan.keeping().disk > plan.disk
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ import pytest
 from rich.console import Console
 
 from compile import executor, profile, toolchain
-from compile.plan import COMBINE, PARITY, Plan, Step, make_plan
+from compile.plan import COMBINE, PARITY, make_plan
 from compile.progress import Lines
+from compile.steps import Plan, Step
 from exporters import spec as specs
 from recipes.recipe import load
 from tests.compile.builds import options
@@ -22,15 +23,20 @@ pytestmark = pytest.mark.toolchain
 # The one thing that differs between two compilations: the second at which they ran.
 STAMP = re.compile(rb"(Mon|Tue|Wed|Thu|Fri|Sat|Sun) [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \d{4}")
 
+SHARED = {  # nets and where their mlir comes from
+    "block_1": "transform.block.0",
+    **{net: f"transform.{net}" for net in ("embedding", "embedding_cache", "lm_head")},
+}
+
 
 @pytest.fixture(scope="module")
 def built(checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Plan:
-    """A finished build of a 2-layer model, without parity, and one layer compiled once more without a template."""
+    """A finished build of a 2-layer model, without parity, and nets compiled once more without a template."""
     recipe, model = load("stories15m"), checkpoint("llama")
     chosen = options(recipe, seq_length=64, group_size=64)
-    plan = make_plan(recipe, specs.read(model), model, tmp_path_factory.mktemp("out"), chosen)
+    plan = make_plan(recipe, specs.read(model), model, tmp_path_factory.mktemp("out"), chosen).keeping()
     steps = [step for step in plan.steps if step.name != PARITY]
-    plan = replace(plan, steps=(*steps, by_itself(next(step for step in steps if step.name == "block_1"))))
+    plan = replace(plan, steps=(*steps, *(by_itself(step) for step in steps if step.name in SHARED)))
     executor.run(plan, toolchain.runners(toolchain.find()), 2, Lines(Console()))
     return plan
 
@@ -38,13 +44,14 @@ def built(checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFa
 def by_itself(step: Step) -> Step:
     """`step`, with the command that rebind falls back to in rebind's place."""
     rebind, *rest = step.commands
-    return replace(step, name="alone", commands=(rebind[rebind.index("--") + 1 :], *rest))
+    return replace(step, name=f"alone.{step.name}", commands=(rebind[rebind.index("--") + 1 :], *rest))
 
 
-def test_a_layer_from_the_template_is_the_layer_transformed_by_itself(built: Plan) -> None:
+@pytest.mark.parametrize(("net", "template"), SHARED.items())
+def test_a_net_from_a_template_is_the_net_transformed_by_itself(built: Plan, net: str, template: str) -> None:
     work = built.folder / "work"
-    assert '"reason": ""' in (work / "transform.block.0" / "template.json").read_text()
-    shared, alone = ((work / step / "block_1.bmodel").read_bytes() for step in ("block_1", "alone"))
+    assert '"reason": ""' in (work / template / "template.json").read_text()
+    shared, alone = ((work / step / f"{net}.bmodel").read_bytes() for step in (net, f"alone.{net}"))
     assert STAMP.search(shared)
     assert STAMP.sub(b"", shared) == STAMP.sub(b"", alone)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from compile.plan import COMPILER, EXPORTER, Plan, Step
 from compile.script import render
+from compile.steps import COMPILER, EXPORTER, Plan, Step
 from compile.toolchain import Runner
 from tests.compile.builds import RUNNERS, small_plan
 

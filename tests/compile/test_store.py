@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from compile import executor
-from compile.plan import Plan
+from compile.steps import Plan
 from compile.store import Store
 from tests.compile.builds import RUNNERS, small_plan, step, write
 from tests.compile.test_executor import run

@@ -10,8 +10,8 @@ import pytest
 
 from compile import docker, toolchain
 from compile.docker import Container
-from compile.plan import COMPILER, EXPORTER
 from compile.script import render
+from compile.steps import COMPILER, EXPORTER
 from compile.toolchain import TOOLS, Runner, find
 from contract.errors import UserError
 from tests.compile.builds import recipe_plan

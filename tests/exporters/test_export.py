@@ -113,11 +113,19 @@ def test_a_wrong_shape_and_a_nan_are_refused(checkpoint: Callable[[str], Path], 
             bind(Checkpoint(folder), tmp_path / "trace", "head", tmp_path)
 
 
-def test_the_ladder_names_the_layer_where_an_error_enters(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+def test_the_ladder_names_the_layer_where_an_error_enters(
+    checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Give layer 1 the weights of layer 0 in its ONNX: the onnx rung must point there."""
     folder = checkpoint("qwen2")
     export(folder, tmp_path, "argmax")
-    shutil.copy(tmp_path / "bind.layer_0" / weights.NAME, tmp_path / "bind.layer_1" / weights.NAME)
+
+    def swapped(source: Checkpoint, skeletons: Path, group: str, out: Path) -> None:
+        bind(source, skeletons, group, out)
+        if group == "layer_1":
+            shutil.copy(tmp_path / "bind.layer_0" / weights.NAME, out / weights.NAME)
+
+    monkeypatch.setattr("exporters.bind.bind", swapped)
     failure = first_failure(climb(Decoder(folder), tmp_path, SEQ, "Hello", 64, tmp_path))
     assert failure is not None
     assert (failure.rung, failure.layer) == (ONNX, 1)

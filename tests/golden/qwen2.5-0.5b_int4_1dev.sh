@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds qwen2.5-0.5b_int4_seq512_bm1684x_1dev: 82 steps, one after the other, each in a folder of its own.
+# Builds qwen2.5-0.5b_int4_seq512_bm1684x_1dev: 110 steps, one after the other, each in a folder of its own.
 # `hf2bmodel build` runs the same commands, in parallel, and only those whose result would change.
 set -euo pipefail
 
@@ -15,110 +15,6 @@ begin trace
 exporter python -m exporters trace --model /models/qwen2.5-0.5b --seq-length 512 --devices 1
 end
 
-begin bind.embedding
-exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group embedding
-end
-
-begin bind.head
-exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group head
-end
-
-begin bind.layer_0
-exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_0
-end
-
-begin bind.layer_1
-exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_1
-end
-
-begin bind.layer_2
-exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_2
-end
-
-begin bind.layer_3
-exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_3
-end
-
-begin bind.layer_4
-exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_4
-end
-
-begin bind.layer_5
-exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_5
-end
-
-begin bind.layer_6
-exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_6
-end
-
-begin bind.layer_7
-exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_7
-end
-
-begin bind.layer_8
-exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_8
-end
-
-begin bind.layer_9
-exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_9
-end
-
-begin bind.layer_10
-exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_10
-end
-
-begin bind.layer_11
-exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_11
-end
-
-begin bind.layer_12
-exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_12
-end
-
-begin bind.layer_13
-exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_13
-end
-
-begin bind.layer_14
-exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_14
-end
-
-begin bind.layer_15
-exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_15
-end
-
-begin bind.layer_16
-exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_16
-end
-
-begin bind.layer_17
-exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_17
-end
-
-begin bind.layer_18
-exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_18
-end
-
-begin bind.layer_19
-exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_19
-end
-
-begin bind.layer_20
-exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_20
-end
-
-begin bind.layer_21
-exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_21
-end
-
-begin bind.layer_22
-exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_22
-end
-
-begin bind.layer_23
-exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_23
-end
-
 begin parity
 exporter python \
   -m exporters parity \
@@ -128,6 +24,132 @@ exporter python \
   --seq-length 512 \
   --devices 1 \
   --positions 81
+end
+
+begin transform.embedding
+compiler python3 -I /opt/hf2bmodel/compile/rebind.py shrink ../trace/embedding.onnx 151936
+compiler model_transform.py \
+  --model_name embedding \
+  --model_def small.onnx \
+  --mlir embedding.mlir \
+  --do_onnx_sim= \
+  --not_inference
+compiler python3 -I /opt/hf2bmodel/compile/rebind.py seal embedding ../trace/embedding.onnx small.npz
+end
+
+begin transform.embedding_cache
+compiler python3 -I /opt/hf2bmodel/compile/rebind.py shrink ../trace/embedding_cache.onnx 151936
+compiler model_transform.py \
+  --model_name embedding_cache \
+  --model_def small.onnx \
+  --mlir embedding_cache.mlir \
+  --do_onnx_sim= \
+  --not_inference
+compiler python3 \
+  -I /opt/hf2bmodel/compile/rebind.py seal embedding_cache ../trace/embedding_cache.onnx small.npz
+end
+
+begin transform.lm_head
+compiler python3 -I /opt/hf2bmodel/compile/rebind.py shrink ../trace/lm_head.onnx 151936
+compiler model_transform.py \
+  --model_name lm_head \
+  --model_def small.onnx \
+  --mlir lm_head.mlir \
+  --do_onnx_sim= \
+  --not_inference
+compiler python3 -I /opt/hf2bmodel/compile/rebind.py seal lm_head ../trace/lm_head.onnx small.npz
+end
+
+begin bind.embedding
+exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group embedding
+end
+
+begin embedding
+compiler python3 \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.embedding ../bind.embedding/embedding.onnx \
+  ../bind.embedding/weights.npz embedding -- model_transform.py \
+  --model_name embedding \
+  --model_def ../bind.embedding/embedding.onnx \
+  --mlir embedding.mlir \
+  --do_onnx_sim= \
+  --not_inference
+compiler model_deploy.py \
+  --mlir embedding.mlir \
+  --model embedding.bmodel \
+  --chip bm1684x \
+  --quantize BF16 \
+  --quant_input \
+  --quant_output \
+  --num_core 1 \
+  --num_device 1 \
+  --addr_mode basic \
+  --high_precision \
+  --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py embedding.bmodel
+end
+
+begin embedding_cache
+compiler python3 \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.embedding_cache \
+  ../bind.embedding/embedding_cache.onnx ../bind.embedding/weights.npz embedding_cache -- \
+  model_transform.py \
+  --model_name embedding_cache \
+  --model_def ../bind.embedding/embedding_cache.onnx \
+  --mlir embedding_cache.mlir \
+  --do_onnx_sim= \
+  --not_inference
+compiler model_deploy.py \
+  --mlir embedding_cache.mlir \
+  --model embedding_cache.bmodel \
+  --chip bm1684x \
+  --quantize BF16 \
+  --quant_input \
+  --quant_output \
+  --num_core 1 \
+  --num_device 1 \
+  --addr_mode basic \
+  --high_precision \
+  --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py embedding_cache.bmodel
+end
+
+begin join.embedding
+compiler model_tool \
+  --combine ../embedding/embedding.bmodel ../embedding_cache/embedding_cache.bmodel \
+  -o embedding.bmodel
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py embedding.bmodel
+end
+
+begin bind.head
+exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group head
+end
+
+begin lm_head
+compiler python3 \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.lm_head ../bind.head/lm_head.onnx \
+  ../bind.head/weights.npz lm_head -- model_transform.py \
+  --model_name lm_head \
+  --model_def ../bind.head/lm_head.onnx \
+  --mlir lm_head.mlir \
+  --do_onnx_sim= \
+  --not_inference
+compiler model_deploy.py \
+  --mlir lm_head.mlir \
+  --model lm_head.bmodel \
+  --chip bm1684x \
+  --quantize W8BF16 \
+  --q_group_size 128 \
+  --quant_input \
+  --num_core 1 \
+  --num_device 1 \
+  --addr_mode basic \
+  --high_precision \
+  --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py lm_head.bmodel
+end
+
+begin bind.layer_0
+exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_0
 end
 
 begin transform.block.0
@@ -152,72 +174,6 @@ compiler model_transform.py \
 compiler python3 \
   -I /opt/hf2bmodel/compile/rebind.py seal block_cache ../bind.layer_0/block_cache_0.onnx \
   ../bind.layer_0/weights.npz
-end
-
-begin embedding
-compiler model_transform.py \
-  --model_name embedding \
-  --model_def ../bind.embedding/embedding.onnx \
-  --mlir embedding.mlir \
-  --do_onnx_sim= \
-  --not_inference
-compiler model_deploy.py \
-  --mlir embedding.mlir \
-  --model embedding.bmodel \
-  --chip bm1684x \
-  --quantize BF16 \
-  --quant_input \
-  --quant_output \
-  --num_core 1 \
-  --num_device 1 \
-  --addr_mode basic \
-  --high_precision \
-  --disable_gdma_check
-compiler python3 -I /opt/hf2bmodel/compile/normalise.py embedding.bmodel
-end
-
-begin embedding_cache
-compiler model_transform.py \
-  --model_name embedding_cache \
-  --model_def ../bind.embedding/embedding_cache.onnx \
-  --mlir embedding_cache.mlir \
-  --do_onnx_sim= \
-  --not_inference
-compiler model_deploy.py \
-  --mlir embedding_cache.mlir \
-  --model embedding_cache.bmodel \
-  --chip bm1684x \
-  --quantize BF16 \
-  --quant_input \
-  --quant_output \
-  --num_core 1 \
-  --num_device 1 \
-  --addr_mode basic \
-  --high_precision \
-  --disable_gdma_check
-compiler python3 -I /opt/hf2bmodel/compile/normalise.py embedding_cache.bmodel
-end
-
-begin lm_head
-compiler model_transform.py \
-  --model_name lm_head \
-  --model_def ../bind.head/lm_head.onnx \
-  --mlir lm_head.mlir \
-  --do_onnx_sim= \
-  --not_inference
-compiler model_deploy.py \
-  --mlir lm_head.mlir \
-  --model lm_head.bmodel \
-  --chip bm1684x \
-  --quantize W8BF16 \
-  --q_group_size 128 \
-  --quant_input \
-  --num_core 1 \
-  --num_device 1 \
-  --addr_mode basic \
-  --high_precision \
-  --disable_gdma_check
-compiler python3 -I /opt/hf2bmodel/compile/normalise.py lm_head.bmodel
 end
 
 begin block_0
@@ -270,6 +226,17 @@ compiler model_deploy.py \
 compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_0.bmodel
 end
 
+begin join.layer_0
+compiler model_tool \
+  --combine ../block_cache_0/block_cache_0.bmodel ../block_0/block_0.bmodel \
+  -o layer_0.bmodel
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_0.bmodel
+end
+
+begin bind.layer_1
+exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_1
+end
+
 begin block_1
 compiler python3 \
   -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block.0 ../bind.layer_1/block_1.onnx \
@@ -318,6 +285,17 @@ compiler model_deploy.py \
   --high_precision \
   --disable_gdma_check
 compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_1.bmodel
+end
+
+begin join.layer_1
+compiler model_tool \
+  --combine ../block_cache_1/block_cache_1.bmodel ../block_1/block_1.bmodel \
+  -o layer_1.bmodel
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_1.bmodel
+end
+
+begin bind.layer_2
+exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_2
 end
 
 begin block_2
@@ -370,6 +348,17 @@ compiler model_deploy.py \
 compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_2.bmodel
 end
 
+begin join.layer_2
+compiler model_tool \
+  --combine ../block_cache_2/block_cache_2.bmodel ../block_2/block_2.bmodel \
+  -o layer_2.bmodel
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_2.bmodel
+end
+
+begin bind.layer_3
+exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_3
+end
+
 begin block_3
 compiler python3 \
   -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block.0 ../bind.layer_3/block_3.onnx \
@@ -418,6 +407,17 @@ compiler model_deploy.py \
   --high_precision \
   --disable_gdma_check
 compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_3.bmodel
+end
+
+begin join.layer_3
+compiler model_tool \
+  --combine ../block_cache_3/block_cache_3.bmodel ../block_3/block_3.bmodel \
+  -o layer_3.bmodel
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_3.bmodel
+end
+
+begin bind.layer_4
+exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_4
 end
 
 begin block_4
@@ -470,6 +470,17 @@ compiler model_deploy.py \
 compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_4.bmodel
 end
 
+begin join.layer_4
+compiler model_tool \
+  --combine ../block_cache_4/block_cache_4.bmodel ../block_4/block_4.bmodel \
+  -o layer_4.bmodel
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_4.bmodel
+end
+
+begin bind.layer_5
+exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_5
+end
+
 begin block_5
 compiler python3 \
   -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block.0 ../bind.layer_5/block_5.onnx \
@@ -518,6 +529,17 @@ compiler model_deploy.py \
   --high_precision \
   --disable_gdma_check
 compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_5.bmodel
+end
+
+begin join.layer_5
+compiler model_tool \
+  --combine ../block_cache_5/block_cache_5.bmodel ../block_5/block_5.bmodel \
+  -o layer_5.bmodel
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_5.bmodel
+end
+
+begin bind.layer_6
+exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_6
 end
 
 begin block_6
@@ -570,6 +592,17 @@ compiler model_deploy.py \
 compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_6.bmodel
 end
 
+begin join.layer_6
+compiler model_tool \
+  --combine ../block_cache_6/block_cache_6.bmodel ../block_6/block_6.bmodel \
+  -o layer_6.bmodel
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_6.bmodel
+end
+
+begin bind.layer_7
+exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_7
+end
+
 begin block_7
 compiler python3 \
   -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block.0 ../bind.layer_7/block_7.onnx \
@@ -618,6 +651,17 @@ compiler model_deploy.py \
   --high_precision \
   --disable_gdma_check
 compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_7.bmodel
+end
+
+begin join.layer_7
+compiler model_tool \
+  --combine ../block_cache_7/block_cache_7.bmodel ../block_7/block_7.bmodel \
+  -o layer_7.bmodel
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_7.bmodel
+end
+
+begin bind.layer_8
+exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_8
 end
 
 begin block_8
@@ -670,6 +714,17 @@ compiler model_deploy.py \
 compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_8.bmodel
 end
 
+begin join.layer_8
+compiler model_tool \
+  --combine ../block_cache_8/block_cache_8.bmodel ../block_8/block_8.bmodel \
+  -o layer_8.bmodel
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_8.bmodel
+end
+
+begin bind.layer_9
+exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_9
+end
+
 begin block_9
 compiler python3 \
   -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block.0 ../bind.layer_9/block_9.onnx \
@@ -718,6 +773,17 @@ compiler model_deploy.py \
   --high_precision \
   --disable_gdma_check
 compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_9.bmodel
+end
+
+begin join.layer_9
+compiler model_tool \
+  --combine ../block_cache_9/block_cache_9.bmodel ../block_9/block_9.bmodel \
+  -o layer_9.bmodel
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_9.bmodel
+end
+
+begin bind.layer_10
+exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_10
 end
 
 begin block_10
@@ -771,6 +837,17 @@ compiler model_deploy.py \
 compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_10.bmodel
 end
 
+begin join.layer_10
+compiler model_tool \
+  --combine ../block_cache_10/block_cache_10.bmodel ../block_10/block_10.bmodel \
+  -o layer_10.bmodel
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_10.bmodel
+end
+
+begin bind.layer_11
+exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_11
+end
+
 begin block_11
 compiler python3 \
   -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block.0 ../bind.layer_11/block_11.onnx \
@@ -820,6 +897,17 @@ compiler model_deploy.py \
   --high_precision \
   --disable_gdma_check
 compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_11.bmodel
+end
+
+begin join.layer_11
+compiler model_tool \
+  --combine ../block_cache_11/block_cache_11.bmodel ../block_11/block_11.bmodel \
+  -o layer_11.bmodel
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_11.bmodel
+end
+
+begin bind.layer_12
+exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_12
 end
 
 begin block_12
@@ -873,6 +961,17 @@ compiler model_deploy.py \
 compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_12.bmodel
 end
 
+begin join.layer_12
+compiler model_tool \
+  --combine ../block_cache_12/block_cache_12.bmodel ../block_12/block_12.bmodel \
+  -o layer_12.bmodel
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_12.bmodel
+end
+
+begin bind.layer_13
+exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_13
+end
+
 begin block_13
 compiler python3 \
   -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block.0 ../bind.layer_13/block_13.onnx \
@@ -922,6 +1021,17 @@ compiler model_deploy.py \
   --high_precision \
   --disable_gdma_check
 compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_13.bmodel
+end
+
+begin join.layer_13
+compiler model_tool \
+  --combine ../block_cache_13/block_cache_13.bmodel ../block_13/block_13.bmodel \
+  -o layer_13.bmodel
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_13.bmodel
+end
+
+begin bind.layer_14
+exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_14
 end
 
 begin block_14
@@ -975,6 +1085,17 @@ compiler model_deploy.py \
 compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_14.bmodel
 end
 
+begin join.layer_14
+compiler model_tool \
+  --combine ../block_cache_14/block_cache_14.bmodel ../block_14/block_14.bmodel \
+  -o layer_14.bmodel
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_14.bmodel
+end
+
+begin bind.layer_15
+exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_15
+end
+
 begin block_15
 compiler python3 \
   -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block.0 ../bind.layer_15/block_15.onnx \
@@ -1024,6 +1145,17 @@ compiler model_deploy.py \
   --high_precision \
   --disable_gdma_check
 compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_15.bmodel
+end
+
+begin join.layer_15
+compiler model_tool \
+  --combine ../block_cache_15/block_cache_15.bmodel ../block_15/block_15.bmodel \
+  -o layer_15.bmodel
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_15.bmodel
+end
+
+begin bind.layer_16
+exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_16
 end
 
 begin block_16
@@ -1077,6 +1209,17 @@ compiler model_deploy.py \
 compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_16.bmodel
 end
 
+begin join.layer_16
+compiler model_tool \
+  --combine ../block_cache_16/block_cache_16.bmodel ../block_16/block_16.bmodel \
+  -o layer_16.bmodel
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_16.bmodel
+end
+
+begin bind.layer_17
+exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_17
+end
+
 begin block_17
 compiler python3 \
   -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block.0 ../bind.layer_17/block_17.onnx \
@@ -1126,6 +1269,17 @@ compiler model_deploy.py \
   --high_precision \
   --disable_gdma_check
 compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_17.bmodel
+end
+
+begin join.layer_17
+compiler model_tool \
+  --combine ../block_cache_17/block_cache_17.bmodel ../block_17/block_17.bmodel \
+  -o layer_17.bmodel
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_17.bmodel
+end
+
+begin bind.layer_18
+exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_18
 end
 
 begin block_18
@@ -1179,6 +1333,17 @@ compiler model_deploy.py \
 compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_18.bmodel
 end
 
+begin join.layer_18
+compiler model_tool \
+  --combine ../block_cache_18/block_cache_18.bmodel ../block_18/block_18.bmodel \
+  -o layer_18.bmodel
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_18.bmodel
+end
+
+begin bind.layer_19
+exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_19
+end
+
 begin block_19
 compiler python3 \
   -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block.0 ../bind.layer_19/block_19.onnx \
@@ -1228,6 +1393,17 @@ compiler model_deploy.py \
   --high_precision \
   --disable_gdma_check
 compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_19.bmodel
+end
+
+begin join.layer_19
+compiler model_tool \
+  --combine ../block_cache_19/block_cache_19.bmodel ../block_19/block_19.bmodel \
+  -o layer_19.bmodel
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_19.bmodel
+end
+
+begin bind.layer_20
+exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_20
 end
 
 begin block_20
@@ -1281,6 +1457,17 @@ compiler model_deploy.py \
 compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_20.bmodel
 end
 
+begin join.layer_20
+compiler model_tool \
+  --combine ../block_cache_20/block_cache_20.bmodel ../block_20/block_20.bmodel \
+  -o layer_20.bmodel
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_20.bmodel
+end
+
+begin bind.layer_21
+exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_21
+end
+
 begin block_21
 compiler python3 \
   -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block.0 ../bind.layer_21/block_21.onnx \
@@ -1330,6 +1517,17 @@ compiler model_deploy.py \
   --high_precision \
   --disable_gdma_check
 compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_21.bmodel
+end
+
+begin join.layer_21
+compiler model_tool \
+  --combine ../block_cache_21/block_cache_21.bmodel ../block_21/block_21.bmodel \
+  -o layer_21.bmodel
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_21.bmodel
+end
+
+begin bind.layer_22
+exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_22
 end
 
 begin block_22
@@ -1383,6 +1581,17 @@ compiler model_deploy.py \
 compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_22.bmodel
 end
 
+begin join.layer_22
+compiler model_tool \
+  --combine ../block_cache_22/block_cache_22.bmodel ../block_22/block_22.bmodel \
+  -o layer_22.bmodel
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_22.bmodel
+end
+
+begin bind.layer_23
+exporter python -m exporters bind --model /models/qwen2.5-0.5b --skeletons ../trace --group layer_23
+end
+
 begin block_23
 compiler python3 \
   -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block.0 ../bind.layer_23/block_23.onnx \
@@ -1434,30 +1643,24 @@ compiler model_deploy.py \
 compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_23.bmodel
 end
 
+begin join.layer_23
+compiler model_tool \
+  --combine ../block_cache_23/block_cache_23.bmodel ../block_23/block_23.bmodel \
+  -o layer_23.bmodel
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_23.bmodel
+end
+
 begin combine
 compiler model_tool \
-  --combine ../embedding/embedding.bmodel ../block_cache_0/block_cache_0.bmodel \
-  ../block_cache_1/block_cache_1.bmodel ../block_cache_2/block_cache_2.bmodel \
-  ../block_cache_3/block_cache_3.bmodel ../block_cache_4/block_cache_4.bmodel \
-  ../block_cache_5/block_cache_5.bmodel ../block_cache_6/block_cache_6.bmodel \
-  ../block_cache_7/block_cache_7.bmodel ../block_cache_8/block_cache_8.bmodel \
-  ../block_cache_9/block_cache_9.bmodel ../block_cache_10/block_cache_10.bmodel \
-  ../block_cache_11/block_cache_11.bmodel ../block_cache_12/block_cache_12.bmodel \
-  ../block_cache_13/block_cache_13.bmodel ../block_cache_14/block_cache_14.bmodel \
-  ../block_cache_15/block_cache_15.bmodel ../block_cache_16/block_cache_16.bmodel \
-  ../block_cache_17/block_cache_17.bmodel ../block_cache_18/block_cache_18.bmodel \
-  ../block_cache_19/block_cache_19.bmodel ../block_cache_20/block_cache_20.bmodel \
-  ../block_cache_21/block_cache_21.bmodel ../block_cache_22/block_cache_22.bmodel \
-  ../block_cache_23/block_cache_23.bmodel ../lm_head/lm_head.bmodel \
-  ../embedding_cache/embedding_cache.bmodel ../block_0/block_0.bmodel ../block_1/block_1.bmodel \
-  ../block_2/block_2.bmodel ../block_3/block_3.bmodel ../block_4/block_4.bmodel \
-  ../block_5/block_5.bmodel ../block_6/block_6.bmodel ../block_7/block_7.bmodel \
-  ../block_8/block_8.bmodel ../block_9/block_9.bmodel ../block_10/block_10.bmodel \
-  ../block_11/block_11.bmodel ../block_12/block_12.bmodel ../block_13/block_13.bmodel \
-  ../block_14/block_14.bmodel ../block_15/block_15.bmodel ../block_16/block_16.bmodel \
-  ../block_17/block_17.bmodel ../block_18/block_18.bmodel ../block_19/block_19.bmodel \
-  ../block_20/block_20.bmodel ../block_21/block_21.bmodel ../block_22/block_22.bmodel \
-  ../block_23/block_23.bmodel \
+  --combine ../join.embedding/embedding.bmodel ../join.layer_0/layer_0.bmodel \
+  ../join.layer_1/layer_1.bmodel ../join.layer_2/layer_2.bmodel ../join.layer_3/layer_3.bmodel \
+  ../join.layer_4/layer_4.bmodel ../join.layer_5/layer_5.bmodel ../join.layer_6/layer_6.bmodel \
+  ../join.layer_7/layer_7.bmodel ../join.layer_8/layer_8.bmodel ../join.layer_9/layer_9.bmodel \
+  ../join.layer_10/layer_10.bmodel ../join.layer_11/layer_11.bmodel ../join.layer_12/layer_12.bmodel \
+  ../join.layer_13/layer_13.bmodel ../join.layer_14/layer_14.bmodel ../join.layer_15/layer_15.bmodel \
+  ../join.layer_16/layer_16.bmodel ../join.layer_17/layer_17.bmodel ../join.layer_18/layer_18.bmodel \
+  ../join.layer_19/layer_19.bmodel ../join.layer_20/layer_20.bmodel ../join.layer_21/layer_21.bmodel \
+  ../join.layer_22/layer_22.bmodel ../join.layer_23/layer_23.bmodel ../lm_head/lm_head.bmodel \
   -o qwen2.5-0.5b_int4_seq512_bm1684x_1dev.bmodel
 compiler python3 -I /opt/hf2bmodel/compile/normalise.py qwen2.5-0.5b_int4_seq512_bm1684x_1dev.bmodel
 end

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds stories15m_int4_seq256_bm1684x_1dev_no-sample: 28 steps, one after the other, each in a folder of its own.
+# Builds stories15m_int4_seq256_bm1684x_1dev_no-sample: 38 steps, one after the other, each in a folder of its own.
 # `hf2bmodel build` runs the same commands, in parallel, and only those whose result would change.
 set -euo pipefail
 
@@ -15,38 +15,6 @@ begin trace
 exporter python -m exporters trace --model /models/stories15m --seq-length 256 --devices 1
 end
 
-begin bind.embedding
-exporter python -m exporters bind --model /models/stories15m --skeletons ../trace --group embedding
-end
-
-begin bind.head
-exporter python -m exporters bind --model /models/stories15m --skeletons ../trace --group head
-end
-
-begin bind.layer_0
-exporter python -m exporters bind --model /models/stories15m --skeletons ../trace --group layer_0
-end
-
-begin bind.layer_1
-exporter python -m exporters bind --model /models/stories15m --skeletons ../trace --group layer_1
-end
-
-begin bind.layer_2
-exporter python -m exporters bind --model /models/stories15m --skeletons ../trace --group layer_2
-end
-
-begin bind.layer_3
-exporter python -m exporters bind --model /models/stories15m --skeletons ../trace --group layer_3
-end
-
-begin bind.layer_4
-exporter python -m exporters bind --model /models/stories15m --skeletons ../trace --group layer_4
-end
-
-begin bind.layer_5
-exporter python -m exporters bind --model /models/stories15m --skeletons ../trace --group layer_5
-end
-
 begin parity
 exporter python \
   -m exporters parity \
@@ -56,6 +24,132 @@ exporter python \
   --seq-length 256 \
   --devices 1 \
   --positions 81
+end
+
+begin transform.embedding
+compiler python3 -I /opt/hf2bmodel/compile/rebind.py shrink ../trace/embedding.onnx 32000
+compiler model_transform.py \
+  --model_name embedding \
+  --model_def small.onnx \
+  --mlir embedding.mlir \
+  --do_onnx_sim= \
+  --not_inference
+compiler python3 -I /opt/hf2bmodel/compile/rebind.py seal embedding ../trace/embedding.onnx small.npz
+end
+
+begin transform.embedding_cache
+compiler python3 -I /opt/hf2bmodel/compile/rebind.py shrink ../trace/embedding_cache.onnx 32000
+compiler model_transform.py \
+  --model_name embedding_cache \
+  --model_def small.onnx \
+  --mlir embedding_cache.mlir \
+  --do_onnx_sim= \
+  --not_inference
+compiler python3 \
+  -I /opt/hf2bmodel/compile/rebind.py seal embedding_cache ../trace/embedding_cache.onnx small.npz
+end
+
+begin transform.lm_head
+compiler python3 -I /opt/hf2bmodel/compile/rebind.py shrink ../trace/lm_head.onnx 32000
+compiler model_transform.py \
+  --model_name lm_head \
+  --model_def small.onnx \
+  --mlir lm_head.mlir \
+  --do_onnx_sim= \
+  --not_inference
+compiler python3 -I /opt/hf2bmodel/compile/rebind.py seal lm_head ../trace/lm_head.onnx small.npz
+end
+
+begin bind.embedding
+exporter python -m exporters bind --model /models/stories15m --skeletons ../trace --group embedding
+end
+
+begin embedding
+compiler python3 \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.embedding ../bind.embedding/embedding.onnx \
+  ../bind.embedding/weights.npz embedding -- model_transform.py \
+  --model_name embedding \
+  --model_def ../bind.embedding/embedding.onnx \
+  --mlir embedding.mlir \
+  --do_onnx_sim= \
+  --not_inference
+compiler model_deploy.py \
+  --mlir embedding.mlir \
+  --model embedding.bmodel \
+  --chip bm1684x \
+  --quantize BF16 \
+  --quant_input \
+  --quant_output \
+  --num_core 1 \
+  --num_device 1 \
+  --addr_mode basic \
+  --high_precision \
+  --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py embedding.bmodel
+end
+
+begin embedding_cache
+compiler python3 \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.embedding_cache \
+  ../bind.embedding/embedding_cache.onnx ../bind.embedding/weights.npz embedding_cache -- \
+  model_transform.py \
+  --model_name embedding_cache \
+  --model_def ../bind.embedding/embedding_cache.onnx \
+  --mlir embedding_cache.mlir \
+  --do_onnx_sim= \
+  --not_inference
+compiler model_deploy.py \
+  --mlir embedding_cache.mlir \
+  --model embedding_cache.bmodel \
+  --chip bm1684x \
+  --quantize BF16 \
+  --quant_input \
+  --quant_output \
+  --num_core 1 \
+  --num_device 1 \
+  --addr_mode basic \
+  --high_precision \
+  --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py embedding_cache.bmodel
+end
+
+begin join.embedding
+compiler model_tool \
+  --combine ../embedding/embedding.bmodel ../embedding_cache/embedding_cache.bmodel \
+  -o embedding.bmodel
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py embedding.bmodel
+end
+
+begin bind.head
+exporter python -m exporters bind --model /models/stories15m --skeletons ../trace --group head
+end
+
+begin lm_head
+compiler python3 \
+  -I /opt/hf2bmodel/compile/rebind.py bind ../transform.lm_head ../bind.head/lm_head.onnx \
+  ../bind.head/weights.npz lm_head -- model_transform.py \
+  --model_name lm_head \
+  --model_def ../bind.head/lm_head.onnx \
+  --mlir lm_head.mlir \
+  --do_onnx_sim= \
+  --not_inference
+compiler model_deploy.py \
+  --mlir lm_head.mlir \
+  --model lm_head.bmodel \
+  --chip bm1684x \
+  --quantize W8BF16 \
+  --q_group_size 96 \
+  --quant_input \
+  --num_core 1 \
+  --num_device 1 \
+  --addr_mode basic \
+  --high_precision \
+  --disable_gdma_check
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py lm_head.bmodel
+end
+
+begin bind.layer_0
+exporter python -m exporters bind --model /models/stories15m --skeletons ../trace --group layer_0
 end
 
 begin transform.block.0
@@ -80,72 +174,6 @@ compiler model_transform.py \
 compiler python3 \
   -I /opt/hf2bmodel/compile/rebind.py seal block_cache ../bind.layer_0/block_cache_0.onnx \
   ../bind.layer_0/weights.npz
-end
-
-begin embedding
-compiler model_transform.py \
-  --model_name embedding \
-  --model_def ../bind.embedding/embedding.onnx \
-  --mlir embedding.mlir \
-  --do_onnx_sim= \
-  --not_inference
-compiler model_deploy.py \
-  --mlir embedding.mlir \
-  --model embedding.bmodel \
-  --chip bm1684x \
-  --quantize BF16 \
-  --quant_input \
-  --quant_output \
-  --num_core 1 \
-  --num_device 1 \
-  --addr_mode basic \
-  --high_precision \
-  --disable_gdma_check
-compiler python3 -I /opt/hf2bmodel/compile/normalise.py embedding.bmodel
-end
-
-begin embedding_cache
-compiler model_transform.py \
-  --model_name embedding_cache \
-  --model_def ../bind.embedding/embedding_cache.onnx \
-  --mlir embedding_cache.mlir \
-  --do_onnx_sim= \
-  --not_inference
-compiler model_deploy.py \
-  --mlir embedding_cache.mlir \
-  --model embedding_cache.bmodel \
-  --chip bm1684x \
-  --quantize BF16 \
-  --quant_input \
-  --quant_output \
-  --num_core 1 \
-  --num_device 1 \
-  --addr_mode basic \
-  --high_precision \
-  --disable_gdma_check
-compiler python3 -I /opt/hf2bmodel/compile/normalise.py embedding_cache.bmodel
-end
-
-begin lm_head
-compiler model_transform.py \
-  --model_name lm_head \
-  --model_def ../bind.head/lm_head.onnx \
-  --mlir lm_head.mlir \
-  --do_onnx_sim= \
-  --not_inference
-compiler model_deploy.py \
-  --mlir lm_head.mlir \
-  --model lm_head.bmodel \
-  --chip bm1684x \
-  --quantize W8BF16 \
-  --q_group_size 96 \
-  --quant_input \
-  --num_core 1 \
-  --num_device 1 \
-  --addr_mode basic \
-  --high_precision \
-  --disable_gdma_check
-compiler python3 -I /opt/hf2bmodel/compile/normalise.py lm_head.bmodel
 end
 
 begin block_0
@@ -198,6 +226,17 @@ compiler model_deploy.py \
 compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_0.bmodel
 end
 
+begin join.layer_0
+compiler model_tool \
+  --combine ../block_cache_0/block_cache_0.bmodel ../block_0/block_0.bmodel \
+  -o layer_0.bmodel
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_0.bmodel
+end
+
+begin bind.layer_1
+exporter python -m exporters bind --model /models/stories15m --skeletons ../trace --group layer_1
+end
+
 begin block_1
 compiler python3 \
   -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block.0 ../bind.layer_1/block_1.onnx \
@@ -246,6 +285,17 @@ compiler model_deploy.py \
   --high_precision \
   --disable_gdma_check
 compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_1.bmodel
+end
+
+begin join.layer_1
+compiler model_tool \
+  --combine ../block_cache_1/block_cache_1.bmodel ../block_1/block_1.bmodel \
+  -o layer_1.bmodel
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_1.bmodel
+end
+
+begin bind.layer_2
+exporter python -m exporters bind --model /models/stories15m --skeletons ../trace --group layer_2
 end
 
 begin block_2
@@ -298,6 +348,17 @@ compiler model_deploy.py \
 compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_2.bmodel
 end
 
+begin join.layer_2
+compiler model_tool \
+  --combine ../block_cache_2/block_cache_2.bmodel ../block_2/block_2.bmodel \
+  -o layer_2.bmodel
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_2.bmodel
+end
+
+begin bind.layer_3
+exporter python -m exporters bind --model /models/stories15m --skeletons ../trace --group layer_3
+end
+
 begin block_3
 compiler python3 \
   -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block.0 ../bind.layer_3/block_3.onnx \
@@ -346,6 +407,17 @@ compiler model_deploy.py \
   --high_precision \
   --disable_gdma_check
 compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_3.bmodel
+end
+
+begin join.layer_3
+compiler model_tool \
+  --combine ../block_cache_3/block_cache_3.bmodel ../block_3/block_3.bmodel \
+  -o layer_3.bmodel
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_3.bmodel
+end
+
+begin bind.layer_4
+exporter python -m exporters bind --model /models/stories15m --skeletons ../trace --group layer_4
 end
 
 begin block_4
@@ -398,6 +470,17 @@ compiler model_deploy.py \
 compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_4.bmodel
 end
 
+begin join.layer_4
+compiler model_tool \
+  --combine ../block_cache_4/block_cache_4.bmodel ../block_4/block_4.bmodel \
+  -o layer_4.bmodel
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_4.bmodel
+end
+
+begin bind.layer_5
+exporter python -m exporters bind --model /models/stories15m --skeletons ../trace --group layer_5
+end
+
 begin block_5
 compiler python3 \
   -I /opt/hf2bmodel/compile/rebind.py bind ../transform.block.0 ../bind.layer_5/block_5.onnx \
@@ -448,15 +531,18 @@ compiler model_deploy.py \
 compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_5.bmodel
 end
 
+begin join.layer_5
+compiler model_tool \
+  --combine ../block_cache_5/block_cache_5.bmodel ../block_5/block_5.bmodel \
+  -o layer_5.bmodel
+compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_5.bmodel
+end
+
 begin combine
 compiler model_tool \
-  --combine ../embedding/embedding.bmodel ../block_cache_0/block_cache_0.bmodel \
-  ../block_cache_1/block_cache_1.bmodel ../block_cache_2/block_cache_2.bmodel \
-  ../block_cache_3/block_cache_3.bmodel ../block_cache_4/block_cache_4.bmodel \
-  ../block_cache_5/block_cache_5.bmodel ../lm_head/lm_head.bmodel \
-  ../embedding_cache/embedding_cache.bmodel ../block_0/block_0.bmodel ../block_1/block_1.bmodel \
-  ../block_2/block_2.bmodel ../block_3/block_3.bmodel ../block_4/block_4.bmodel \
-  ../block_5/block_5.bmodel \
+  --combine ../join.embedding/embedding.bmodel ../join.layer_0/layer_0.bmodel \
+  ../join.layer_1/layer_1.bmodel ../join.layer_2/layer_2.bmodel ../join.layer_3/layer_3.bmodel \
+  ../join.layer_4/layer_4.bmodel ../join.layer_5/layer_5.bmodel ../lm_head/lm_head.bmodel \
   -o stories15m_int4_seq256_bm1684x_1dev_no-sample.bmodel
 compiler python3 -I /opt/hf2bmodel/compile/normalise.py stories15m_int4_seq256_bm1684x_1dev_no-sample.bmodel
 end

@@ -1,0 +1,98 @@
+"""Which outputs of a plan's steps lie in the build folder, and which have passed: of the latter only digests remain.
+
+Outputs that pass are removed when the last step that reads them is done. A step whose outputs are gone is as good as
+done, until a step that reads them has to run; then it is revived: it runs for their sake.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from compile.job import Record
+from compile.steps import Plan, Step
+
+
+class Outputs:
+    """`unmade`: steps that were up to date, of which it is not settled yet whether they have to run after all.
+    `revived`: those that had to, with what they had made before. `held`: bytes of outputs that lie in the folder."""
+
+    def __init__(self, plan: Plan, work: Path) -> None:
+        self.work = work
+        self.steps = {step.name: step for step in plan.steps}
+        self.readers: dict[str, list[str]] = {name: [] for name in self.steps}
+        for step in plan.steps:
+            for name in step.needs:
+                self.readers.setdefault(name, []).append(step.name)
+        self.unmade: set[str] = set()
+        self.revived: dict[str, Record] = {}
+        self._sizes: dict[str, int] = {}
+
+    @property
+    def held(self) -> int:
+        return sum(self._sizes.values())
+
+    def gone(self, step: Step) -> Callable[[str], bool]:
+        """Which of its outputs may be absent."""
+        return lambda output: step.name not in self.revived and step.passes(output)
+
+    def read(self, step: Step, done: Mapping[str, Record]) -> Iterator[tuple[str, Path, str]]:
+        """What a step reads of others' outputs: the other's name, the file and its digest."""
+        for name in step.inputs:
+            made, _, file = name.partition("/")
+            if made:
+                outputs = done[made].outputs
+                yield from ((made, self.work / made / o, outputs[o][1]) for o in ([file] if file else outputs))
+
+    def lacking(self, step: Step, done: Mapping[str, Record]) -> set[str]:
+        """The steps whose outputs `step` would read and are gone."""
+        passing = [name for name in step.needs if self.steps[name].passing]
+        return {name for name, path, _ in self.read(step, done) if name in passing and not path.is_file()}
+
+    def revive(self, name: str, record: Record) -> Step:
+        self.revived[name] = record
+        self.unmade.discard(name)
+        self._sizes.pop(name, None)
+        return self.steps[name]
+
+    def followers(self, name: str) -> set[str]:
+        """The steps that depend on it, however far away."""
+        found, new = set[str](), {name}
+        while new := {reader for one in new for reader in self.readers[one]} - found:
+            found |= new
+        return found
+
+    def doubted(self, step: Step, record: Record) -> set[str]:
+        """The steps that follow from outputs of `step` that are no more: it ran again, and gave others."""
+        before = self.revived.get(step.name)
+        return self.followers(step.name) if before and before.outputs != record.outputs else set()
+
+    def settle(self, step: Step, done: Mapping[str, Record]) -> list[Step]:
+        """`step` is done: remove what nobody will read any more. The steps of which it is now certain that they do not
+        have to run."""
+        outputs = done[step.name].outputs
+        here = self.work / step.name
+        self._sizes[step.name] = sum(
+            size for name, (size, _) in outputs.items() if not step.passes(name) or (here / name).exists()
+        )
+        certain, look = [], [step.name, *step.needs]
+        for name in look:
+            readers = self.readers[name]
+            open_ = any(one not in done or one in self.unmade for one in readers)
+            if name not in done or (self.steps[name].passing and open_):
+                continue
+            self._remove(self.steps[name], done[name])
+            if name in self.unmade:
+                self.unmade.discard(name)
+                certain.append(self.steps[name])
+                look += self.steps[name].needs
+        return certain
+
+    def _remove(self, step: Step, record: Record) -> None:
+        for name, (size, _) in record.outputs.items():
+            path = self.work / step.name / name
+            if step.passes(name) and path.exists():
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                    self._sizes[step.name] -= size
