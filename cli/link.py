@@ -27,7 +27,7 @@ def check_nets(nets: Iterable[GraphSpec], work: Path, chip: str, devices: int) -
     that are split over `devices` must fit as the whole that their parts make.
     """
     from compile.names import bmodel_file
-    from runtime import bmodel, cascade
+    from runtime import bmodel
 
     files: dict[Path, list[GraphSpec]] = {}
     for net in nets:
@@ -42,6 +42,8 @@ def check_nets(nets: Iterable[GraphSpec], work: Path, chip: str, devices: int) -
 
 
 def _check_file(path: Path, nets: Sequence[GraphSpec], found: Sequence[GraphSpec], devices: int) -> None:
+    from runtime import cascade
+
     for net in nets:
         parts = [part for part in found if part.name == net.name]
         if not parts:

@@ -95,8 +95,9 @@ def test_a_split_must_make_the_whole(tmp_path: Path) -> None:
         outs = [[tensor(first, sums, f"s{d}"), *(tensor(t, 4) for t in share)] for d in both]
         made = [part(0, d, ins[d], outs[d]) for d in both]
         made += [part(1, d, [tensor(first, last, f"s{d}")], [tensor(first, 4)]) for d in both[: 1 if last else 2]]
-        (tmp_path / "block_0").mkdir(exist_ok=True)
-        (tmp_path / "block_0" / "block_0.bmodel").write_bytes(files.file_of(b, made))
+        path = tmp_path / bmodel_file(net)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(files.file_of(b, made))
 
     write_parts(sums=0, last=0)
     link.check_nets([net], tmp_path, "bm1684x", 2)
