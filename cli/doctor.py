@@ -57,6 +57,7 @@ def examine(kind: str) -> Iterator[Part]:
     yield from _packages()
     yield from _compiler(kind)
     yield _program("gcc", "--version", "install gcc (Debian: apt install gcc)", needed=True)
+    yield _program("g++", "--version", "install g++ (Debian: apt install g++)", needed=True)
     npm = "install npm (Debian: apt install npm), or let stories15m come from the hub"
     yield _program("npm", "--version", npm, needed=False)
     yield _amount("disk", shutil.disk_usage(Path.cwd()).free / 1e9, MIN_DISK_GB, "free some space, or build with OUT=")

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from compile import estimate, forks, guard, kernels, resources
+from compile import estimate, forks, guard, resources
 from compile.cluster import Cluster, ClusterJob
 from compile.digest import Digests, combine
 from compile.interrupt import deaf, interruptible
@@ -138,8 +138,7 @@ class _Run:
         compiler = runners.get(COMPILER)
         served = compiler and not compiler.docker and not cluster
         self.kernels = Kernels(compiler.identity, linked=not (compiler.docker or cluster)) if compiler else None
-        self.compiler_env = {**env, "HOME": kernels.HOME}
-        self.servers = forks.Servers({**compiler.environment(), **self.compiler_env}) if compiler and served else None
+        self.servers = forks.Servers({**compiler.environment(), **env}) if compiler and served else None
 
     def loop(self) -> dict[str, Record]:
         self._settle()
@@ -244,7 +243,7 @@ class _Run:
             if not self.running or self._fits(step):
                 launcher = Launcher(self.runners[step.where], None, self.env)
                 if step.where == COMPILER:
-                    launcher = Launcher(launcher.runner, self.servers, self.compiler_env, self.kernels)
+                    launcher = Launcher(launcher.runner, self.servers, self.env, self.kernels)
                 folders, read = (self.work, self.logs), self._read(step)
                 changed = partial(self._changed, read)
                 identity = self.ready.pop(step.name)

@@ -1,5 +1,5 @@
 """The compiler's own kernels for attention: it writes, builds (cmake, g++) and loads them while it compiles a net, and
-keeps them in $HOME/.ppl/cache.
+keeps them in ~/.ppl/cache, or where PPL_CACHE_PATH says.
 
 Where flag.txt says that a kernel was built and it is not there, or that it could not be built, attention is left out
 of every net that needs it, without a word (tpu-mlir 1.30.2; a block's cosine falls to 0.6). Two processes that build
@@ -17,8 +17,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-HOME = "."  # for the compiler: its working directory, which is the step's
-_CACHE, _FLAGS = Path(".ppl/cache"), "flag.txt"
+FOLDER = ".ppl"  # in the working directory of the compiler, which is the step's
+ENVIRONMENT = {"PPL_CACHE_PATH": FOLDER}
+_FLAGS = "flag.txt"
 _DONE, _LIBRARIES = "compiled", "lib"  # all of a kernel that is read again
 
 
@@ -33,8 +34,8 @@ class Kernels:
 
     def lend(self, step: Path) -> None:
         """Put links to all of them where the commands that run in `step` look."""
-        cache = step / _CACHE
-        cache.mkdir(parents=True)
+        cache = step / FOLDER
+        cache.mkdir()
         known = [path for path in sorted(self.folder.glob("*")) if path.name.isdigit()] if self._linked else []
         for path in known:
             (cache / path.name).symlink_to(path)
@@ -42,16 +43,16 @@ class Kernels:
 
     def collect(self, step: Path) -> str:
         """Keep what was built in `step`. Why its nets cannot be trusted; empty where they can."""
-        flags = [line.split() for line in (step / _CACHE / _FLAGS).read_text(encoding="ascii").splitlines()]
+        flags = [line.split() for line in (step / FOLDER / _FLAGS).read_text(encoding="ascii").splitlines()]
         if bad := sorted({code for _, code in flags if code != "0"}):
             return f"the compiler's kernel for attention could not be built (code {bad[0]}): it needs cmake and g++"
-        if lost := [name for name, _ in flags if not any((step / _CACHE / name / _LIBRARIES).glob("*.so"))]:
+        if lost := [name for name, _ in flags if not any((step / FOLDER / name / _LIBRARIES).glob("*.so"))]:
             return f"the compiler's kernel {lost[0]} for attention is gone"
         if _left_out(step):
             return "the compiler left attention out of the net"
         with contextlib.suppress(OSError):  # a full disk, or another build that was faster: they are built anew
             for name, _ in flags:
-                self._keep(step / _CACHE / name)
+                self._keep(step / FOLDER / name)
         return ""
 
     def _keep(self, made: Path) -> None:

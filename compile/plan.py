@@ -14,9 +14,8 @@ from compile import deploy, estimate, lengths, quantization, sizes, vendor, visi
 from compile.names import bind_step, bmodel_file, group_of, is_joined, join_step, normalise, passing, template_step
 from compile.steps import COMPILER, EXPORTER, Plan, Step
 from contract import graphs
-from contract.ladder import POSITIONS
+from contract.ladder import PICTURES, POSITIONS
 from contract.options import BUILD, folder_name
-from contract.vision import PICTURES
 
 if TYPE_CHECKING:
     from exporters.spec import DecoderSpec

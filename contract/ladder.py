@@ -12,6 +12,7 @@ PATCHED = "patched"  # patched torch against unpatched Hugging Face
 ONNX = "onnx"  # ONNX Runtime against patched torch
 CHIP = "chip"  # each net of the bmodel on the chip or simulator against ONNX Runtime
 TOKENS = "tokens"  # tokens of the whole bmodel against Hugging Face
+PICTURES = "pictures.npz"  # what the ladder's prompt shows, among its references
 RUNGS = (PATCHED, ONNX, CHIP, TOKENS)
 
 # Both in float32, the largest absolute difference, in units of the largest value at its position where that is

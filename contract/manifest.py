@@ -6,10 +6,12 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from contract.errors import UserError
-from contract.vision import Tower
+
+if TYPE_CHECKING:
+    from contract.vision import Tower
 
 SCHEMA = 1
 NAME = "manifest.json"
@@ -73,6 +75,8 @@ def tower(bmodel: Path) -> Tower | None:
     """What the host must know of the bmodel's vision tower; None where it has none, or no manifest that says so."""
     if not (bmodel.parent / NAME).is_file():
         return None
+    from contract.vision import Tower  # with numpy, which takes its time to load
+
     said = read(bmodel.parent).model.get("tower")
     return Tower(**said) if said else None
 

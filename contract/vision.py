@@ -21,7 +21,6 @@ from contract.graphs import MASKED
 
 Grid = tuple[int, int, int]
 Array = NDArray[Any]
-PICTURES = "pictures.npz"  # those of the parity ladder's prompt, among its references
 
 
 @dataclass(frozen=True)

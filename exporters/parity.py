@@ -16,8 +16,7 @@ import torch
 
 from contract import graphs
 from contract.graphs import Geometry, GraphSpec
-from contract.ladder import MAX_ABS_ONNX, MAX_ABS_PATCHED, ONNX, PATCHED, Score, resolution
-from contract.vision import PICTURES
+from contract.ladder import MAX_ABS_ONNX, MAX_ABS_PATCHED, ONNX, PATCHED, PICTURES, Score, resolution
 from exporters import chain, modules, reference
 from exporters.bind import assemble, bound
 from exporters.chain import Array, Call, LayerRun, States, distance

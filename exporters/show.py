@@ -73,7 +73,7 @@ def arguments(model: Any, pictures: Pictures, ids: Sequence[int]) -> dict[str, t
         if of_kind:
             found[pixels] = torch.from_numpy(np.concatenate([one.pixels for one in of_kind]))
             found[f"{kind}_grid_thw"] = torch.tensor([one.grids[0] for one in of_kind])
-            if number:
+            if number and "second_per_grid_ts" in taken:
                 found["second_per_grid_ts"] = torch.tensor([one.seconds[0] for one in of_kind])
     return found
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from contract.graphs import BFLOAT16, VisionGeometry
-from contract.vision import Tower
 
 if TYPE_CHECKING:
+    from contract.vision import Tower
     from exporters.architecture import Swap
 
 
@@ -94,6 +94,8 @@ class VisionSpec:
 
     def tower(self, size: Size, axes: int) -> Tower:
         """What the host must know, for a build that takes pictures of up to the pixels of `size`."""
+        from contract.vision import Tower  # with numpy, which `--help` has no time for
+
         tokens = (self.image_token, self.video_token)
         if self.picture:
             return Tower(0, self.merge, self.rows, *tokens, axes=axes, together=self.together)

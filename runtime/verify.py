@@ -19,8 +19,8 @@ import numpy as np
 from contract import graphs
 from contract.errors import UserError
 from contract.graphs import GraphSpec
-from contract.ladder import CHIP, MIN_AGREEMENT, MIN_COSINE, MIN_POSITIONS, TOKENS, Score, resolution, weakest
-from contract.vision import PICTURES, load
+from contract.ladder import CHIP, MIN_AGREEMENT, MIN_COSINE, MIN_POSITIONS, PICTURES, TOKENS, Score, resolution, weakest
+from contract.vision import load
 from runtime import simulator
 from runtime.engine import Engine
 from runtime.half import Array

@@ -259,6 +259,16 @@ def make(name: str, folder: Path, dtype: str = "float32", **config: Any) -> Path
     return folder
 
 
+def bare(name: str, folder: Path, vocab: int = 128, **config: Any) -> Path:
+    """The same without its tokenizer, and with a smaller vocabulary: the fewer tokens, the fewer near-ties."""
+    placeholders = {key: vocab - 1 - i for i, key in enumerate(k for k in CASES[name].config if "_token_i" in k)}
+    text = {"vocab_size": vocab, "bos_token_id": 1, "eos_token_id": 2}
+    make(name, folder, text_config=text, **placeholders, **config)
+    for file in folder.glob("*token*"):
+        file.unlink()
+    return folder
+
+
 def _flatten(config: Path) -> None:
     nested = json.loads(config.read_text())
     text = nested.pop("text_config")

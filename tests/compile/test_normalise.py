@@ -46,14 +46,14 @@ def instructions(padding: bytes) -> bytes:
 def write(path: Path, when: str, code: bytes) -> Path:
     """A bmodel with one dynamic net whose instructions begin 32 bytes into its binary data."""
     b = flatbuffers.Builder(0)
-    tensor = files._tensor(b, "x", [1, 1], 6, 4)
-    part = {3: ("ref", files._vector(b, [tensor])), 4: ("ref", files._vector(b, [tensor])), 7: ("Uint32", len(code))}
-    subnets = files._vector(b, [files._table(b, part)])
-    ends = {0: ("ref", files._vector(b, [tensor])), 1: ("ref", files._vector(b, [tensor]))}
-    stages = files._vector(b, [files._table(b, {**ends, 11: ("bin", (32, len(code))), 12: ("ref", subnets)})])
-    nets = files._vector(b, [files._table(b, {0: ("ref", b.CreateString("net")), 3: ("ref", stages)})])
+    tensor = files.tensor_of(b, "x", [1, 1], 6, 4)
+    part = {3: ("ref", files.vector(b, [tensor])), 4: ("ref", files.vector(b, [tensor])), 7: ("Uint32", len(code))}
+    subnets = files.vector(b, [files.table(b, part)])
+    ends = {0: ("ref", files.vector(b, [tensor])), 1: ("ref", files.vector(b, [tensor]))}
+    stages = files.vector(b, [files.table(b, {**ends, 11: ("bin", (32, len(code))), 12: ("ref", subnets)})])
+    nets = files.vector(b, [files.table(b, {0: ("ref", b.CreateString("net")), 3: ("ref", stages)})])
     words = [b.CreateString(word) for word in ("B", "2.2", when, "BM1684X")]
-    b.Finish(files._table(b, {**{i: ("ref", word) for i, word in enumerate(words)}, 4: ("ref", nets)}))
+    b.Finish(files.table(b, {**{i: ("ref", word) for i, word in enumerate(words)}, 4: ("ref", nets)}))
     described, binary = bytes(b.Output()), bytes(range(32)) + code + bytes(range(16))
     path.write_bytes(struct.pack("<IIIQ44x", bmodel.MAGIC, 64, len(described), len(binary)) + described + binary)
     return path

@@ -21,7 +21,7 @@ from contract.modes import MODES
 from exporters.architecture import find
 from runtime import verify
 from runtime.engine import Engine
-from tests import remote_models, tiny
+from tests import remote_models, tiny, vision_models
 from tests.end_to_end.test_line import RECIPE, hf2bmodel
 
 pytestmark = pytest.mark.toolchain
@@ -31,7 +31,9 @@ RESULTS: dict[str, dict[str, dict[str, str]]] = {}
 # The fewer tokens, the fewer near-ties between the likeliest two, which prove nothing.
 VOCABULARY = {"vocab_size": 128, "padded_vocab_size": 128}
 CHIP_ONLY = ("f16",)
-CASES = [*tiny.CASES, *remote_models.CASES]
+CASES = [*tiny.CASES, *remote_models.CASES, *vision_models.CASES]
+# The largest picture where the grid is free: small, and larger than the ladder's own, so that a launch has padding.
+PIXELS = {"qwen2_vl": "112,168", "qwen2_5_vl": "112,168", "qwen3_vl": "128,192"}
 Make = Callable[[str], tuple[Path, Path]]
 
 
@@ -43,7 +45,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Make:
     def get(case: str) -> tuple[Path, Path]:
         if case not in folders:
             folder = tmp_path_factory.mktemp(case)
-            (tiny if case in tiny.CASES else remote_models).make(case, folder / "checkpoint", **VOCABULARY)
+            if case in vision_models.CASES:
+                vision_models.bare(case, folder / "checkpoint")
+            else:
+                (tiny if case in tiny.CASES else remote_models).make(case, folder / "checkpoint", **VOCABULARY)
             folders[case] = folder / "checkpoint", folder / "out"
         return folders[case]
 
@@ -76,7 +81,8 @@ def build(checkpoint: Path, out: Path, scratch: Path, mode: str) -> Path:
     recipe.write_text(RECIPE.format(architecture=config["model_type"]))
     trust = ["--trust-remote-code"] if find(config["model_type"]).remote else []
     rungs = "host" if mode in CHIP_ONLY else "full"
-    words = ("--model", str(checkpoint), "--out", str(out), "--mode", mode, "--verify", rungs, *trust)
+    pixels = ("--max-pixels", PIXELS[config["model_type"]]) if config["model_type"] in PIXELS else ()
+    words = ("--model", str(checkpoint), "--out", str(out), "--mode", mode, "--verify", rungs, *trust, *pixels)
     done = hf2bmodel("build", str(recipe), *words)
     assert done.returncode in (0, 1), done.stderr
     return next(out.glob(f"tiny_{mode}_*"))

@@ -29,7 +29,7 @@ def test_a_model_too_large_for_memory_gives_the_same_states(
     model, in_memory = reference._load(folder, QWEN2, str(tmp_path))
     assert in_memory
     with torch.no_grad():
-        whole = reference._observe(model, QWEN2, found.prompt, found.forced, [found.prompt + found.forced])
+        whole = reference._observe(model, QWEN2, found.prompt, found.forced, [found.prompt + found.forced], None)
     assert whole.expected == found.expected
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(whole.layers, found.layers, strict=True))
 

@@ -120,10 +120,10 @@ def test_a_users_own_file_is_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mode", "words"),
     [
-        ("int4", ["BF16", "BF16", "W4BF16", "W4BF16", "W4BF16", "W8BF16", "F32", "F32"]),
-        ("int8", ["BF16", "BF16", "W8BF16", "W8BF16", "W8BF16", "W8BF16", "F32", "F32"]),
-        ("bf16", ["BF16", "BF16", "BF16", "BF16", "BF16", "BF16", "F32", "F32"]),
-        ("f16", ["F16", "F16", "F16", "F16", "F16", "F16", "F32", "F32"]),
+        ("int4", ["BF16", "BF16", "W4BF16", "W4BF16", "W4BF16", "W8BF16", "F32", "F32", "BF16", "BF16"]),
+        ("int8", ["BF16", "BF16", "W8BF16", "W8BF16", "W8BF16", "W8BF16", "F32", "F32", "BF16", "BF16"]),
+        ("bf16", ["BF16", "BF16", "BF16", "BF16", "BF16", "BF16", "F32", "F32", "BF16", "BF16"]),
+        ("f16", ["F16", "F16", "F16", "F16", "F16", "F16", "F32", "F32", "F16", "F16"]),
     ],
 )
 def test_each_kind_of_net_has_its_quantisation(mode: str, words: list[str], tmp_path: Path) -> None:

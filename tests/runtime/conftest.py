@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from compile import deploy
 from contract.graphs import Geometry
 from runtime import simulator
 from runtime.engine import Engine
@@ -58,7 +59,7 @@ def convert(talking_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) 
             out = tmp_path_factory.mktemp(chip)
             tools = simulator.find(chip).bmlib.parents[5] / "bin"
             command = ["llm_convert.py", "-m", str(talking_checkpoint), "-s", str(SEQ), "-q", "bf16", "-c", chip]
-            environment = {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
+            environment = {**os.environ, **deploy.ENVIRONMENT, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
             with (out / "llm_convert.log").open("wb") as log:
                 subprocess.run(
                     [*command, "-o", str(out), *options], check=True, env=environment, cwd=out, stdout=log, stderr=log

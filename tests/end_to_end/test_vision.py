@@ -1,0 +1,153 @@
+"""Prompts with pictures against Hugging Face, through one bmodel each: one picture, several, of several shapes, frames
+of a video, none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from contract.ladder import resolution
+from contract.vision import Grid, Pictures
+from exporters import show
+from exporters import spec as specs
+from runtime.engine import Engine
+from runtime.half import Array
+from tests import vision_models
+from tests.end_to_end.test_line import RECIPE, hf2bmodel
+from tests.end_to_end.test_zoo import PIXELS
+
+pytestmark = pytest.mark.toolchain
+SEQ, ANSWER = 128, 12
+
+
+@dataclass(frozen=True)
+class Built:
+    folder: Path
+    model: Any
+    vision: specs.VisionSpec
+
+    @property
+    def bmodel(self) -> Path:
+        return next(self.folder.glob("*.bmodel"))
+
+
+@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl", "gemma3"])
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    name, folder = request.param, tmp_path_factory.mktemp(request.param)
+    checkpoint = vision_models.bare(name, folder / "checkpoint")
+    (folder / "tiny.yaml").write_text(RECIPE.format(architecture=name))
+    pixels = ("--max-pixels", PIXELS[name]) if name in PIXELS else ()
+    history = ("--history", "--input-length", "48")
+    words = ("--mode", "bf16", "--sample", "--seq-length", str(SEQ), "--verify", "none", *history, *pixels)
+    done = hf2bmodel(
+        "build", str(folder / "tiny.yaml"), "--model", str(checkpoint), "--out", str(folder / "out"), *words
+    )
+    assert done.returncode == 0, done.stderr
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    vision = specs.read(checkpoint).vision
+    assert vision is not None
+    return Built(next(folder.glob("out/tiny_*")), model, vision)
+
+
+def prompt(
+    built: Built, grids: list[Grid], videos: list[bool], seconds: float = 0.0
+) -> tuple[list[int], Pictures | None]:
+    """Text, and between its parts each picture's places; of a video whose steps stand apart, text between these too."""
+    vision, drawn = built.vision, np.random.default_rng(len(grids))
+    ids: list[int] = [int(i) for i in drawn.integers(3, 100, 5)]
+    for (t, h, w), video in zip(grids, videos, strict=True):
+        token = vision.video_token if video else vision.image_token
+        assert token is not None
+        rows = [token] * (vision.rows or h * w // vision.merge**2)
+        for _ in range(t if vision.steps_apart else 1):
+            ids += [*rows * (1 if vision.steps_apart else t), *(int(i) for i in drawn.integers(3, 100, 3))]
+    if not grids:
+        return ids, None
+    if vision.picture:
+        shape: tuple[int, ...] = (len(grids), 3, vision.picture, vision.picture)
+        return ids, Pictures(drawn.normal(size=shape).astype(np.float32))
+    patches = sum(t * h * w for t, h, w in grids)
+    pixels = drawn.normal(size=(patches, vision.channels * vision.frames * vision.patch**2)).astype(np.float32)
+    return ids, Pictures(pixels, tuple(grids), tuple(videos), tuple(seconds if video else 0.0 for video in videos))
+
+
+def logits_of(built: Built, ids: list[int], pictures: Pictures | None, forced: Sequence[int]) -> Array:
+    """Hugging Face's, at the last position of the prompt and behind each forced token."""
+    import torch
+
+    given = show.arguments(built.model, pictures, [*ids, *forced]) if pictures else {}
+    with torch.no_grad():
+        out = built.model(input_ids=torch.tensor([[*ids, *forced]]), **given)
+    return np.asarray(out.logits[0, len(ids) - 1 :].numpy())
+
+
+def distance(a: Array, b: Array) -> float:
+    """1 - cosine, the mean over positions."""
+    return float(np.mean(1 - (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)))
+
+
+def differences(built: Built, ids: list[int], pictures: Pictures | None, session: Any) -> list[str]:
+    """Clear positions at which the bmodel chooses another token than Hugging Face; and what of the logits is as far
+    off as a tenth of what another picture makes of them, or, without pictures, as bfloat16 never is."""
+    forced = [int(i) for i in np.random.default_rng(7).integers(3, 100, ANSWER)]
+    wanted = logits_of(built, ids, pictures, forced)
+    steps = [session.resume(ids, pictures), *(session.decode(token) for token in forced)]
+    two = np.sort(wanted, axis=-1)[:, -2:]
+    clear = [high - low > resolution(float(high), "bf16") for low, high in two]
+    assert sum(clear) > ANSWER // 2
+    faults = [f"token {i}" for i, s in enumerate(steps) if clear[i] and s.token != int(wanted[i].argmax())]
+    room = 1e-3
+    if pictures:
+        other = replace(pictures, pixels=pictures.pixels[::-1].copy())
+        room = distance(logits_of(built, ids, other, forced), wanted) / 10
+    off = distance(np.stack([step.logits for step in steps]), wanted)
+    return faults if off < room else [*faults, f"logits off by {off:.2g}, of {room:.2g}"]
+
+
+FREE: dict[str, tuple[list[Grid], list[bool], float]] = {
+    "one picture": ([(1, 8, 12)], [False], 0.0),
+    "a tall one": ([(1, 12, 4)], [False], 0.0),
+    "a small and a wide one": ([(1, 2, 2), (1, 4, 10)], [False, False], 0.0),
+    "a video": ([(3, 4, 6)], [True], 1.0),
+    "a video in several launches": ([(4, 6, 8)], [True], 0.5),
+    "a picture and a video": ([(1, 4, 4), (2, 4, 4)], [False, True], 2.0),
+    "text": ([], [], 0.0),
+}
+FIXED: dict[str, tuple[list[Grid], list[bool], float]] = {
+    "one picture": ([(1, 1, 1)], [False], 0.0),
+    "two pictures": ([(1, 1, 1)] * 2, [False] * 2, 0.0),
+    "text": ([], [], 0.0),
+}
+
+
+def test_tokens_are_hugging_faces(built: Built) -> None:
+    """One conversation after another on one engine, so that nothing of an earlier picture stays."""
+    found = {}
+    with Engine(built.bmodel, "bm1684x") as engine, engine.session() as session:
+        for name, (grids, videos, seconds) in (FIXED if built.vision.picture else FREE).items():
+            ids, pictures = prompt(built, grids, videos, seconds)
+            found[name] = differences(built, ids, pictures, session)
+    assert {name: faults for name, faults in found.items() if faults} == {}
+
+
+def test_a_second_turn_computes_what_is_new(built: Built) -> None:
+    """The same picture again is not computed again; another one in its place is."""
+    grids, videos, seconds = next(iter((FIXED if built.vision.picture else FREE).values()))
+    ids, pictures = prompt(built, grids, videos, seconds)
+    assert pictures is not None
+    other = Pictures(pictures.pixels[::-1].copy(), pictures.grids, pictures.videos, pictures.seconds)
+    with Engine(built.bmodel, "bm1684x") as engine, engine.session() as session, engine.session() as alone:
+        session.resume(ids, pictures)
+        for shown in (pictures, other):
+            again, fresh = session.resume([*ids, 5, 6, 7], shown), alone.prefill([*ids, 5, 6, 7], shown)
+            assert again.logits is not None
+            assert fresh.logits is not None
+            assert float(np.abs(again.logits - fresh.logits).max()) < 0.05 * float(np.abs(fresh.logits).max())
