@@ -6,7 +6,7 @@ The compiler does not look: it combines float16 embeddings with bfloat16 blocks 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +94,19 @@ def _check_places(where: str, wanted: Sequence[TensorSpec], found: Sequence[Tens
 def _is(have: TensorSpec, want: TensorSpec) -> bool:
     """The compiler may append the operation that makes a tensor, and the device that has it."""
     return have.name == want.name or have.name.startswith(f"{want.name}_")
+
+
+def check_table(path: Path, vocab: int, hidden: int) -> None:
+    """UserError where the embedding's file has not `vocab` rows of `hidden` values in 16 bits."""
+    wanted, size = 2 * vocab * hidden, path.stat().st_size
+    if size != wanted:
+        what = f"{size} bytes, where {vocab} rows of {hidden} values take {wanted}"
+        raise UserError(what, str(path), BUILD_AGAIN)
+
+
+def check_all(*checks: Callable[[], None]) -> None:
+    for check in checks:
+        check()
 
 
 def check_tokenizer(folder: Path, vocab: int) -> None:

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from cli import cache, link
 from cli.prepare import Prepared, Say
-from compile import digest, executor, guard, plan, profile, progress, quantization, report, toolchain, vision
+from compile import digest, executor, exporter, guard, plan, profile, progress, quantization, report, toolchain, vision
 from compile.cluster import Cluster
 from compile.digest import Digests
 from compile.job import Record
@@ -29,13 +29,14 @@ from compile.store import Store
 from contract import ladder
 from contract import manifest as manifests
 from contract.errors import UserError
+from contract.graphs import EMBEDDING, EMBEDDING_CACHE, EMBEDDING_FILE, FLOAT16
 from contract.ladder import Score
 from contract.manifest import Manifest
 from exporters import spec as specs
 from exporters import tokenizer
 from runtime import simulator
 
-DAMAGED = "the bmodel is not the one that the build made (its SHA-256 is another): build again"
+DAMAGED = "{} is not the one that the build made (its SHA-256 is another): build again"
 # Everything a tokenizer and a chat need, as the libraries name their files; never weights.
 CONFIG_FILES = (
     *("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json"),
@@ -55,6 +56,11 @@ def run(prepared: Prepared) -> Path:
     started, limit = time.monotonic(), cache.limit()
     runners, options = toolchain.runners(prepared.toolchain), prepared.options
     fits = partial(link.check_nets, made.nets, made.folder / "work", options.chip, options.devices)
+    if options.host_embedding:
+        table = made.folder / "work" / plan.TABLE / EMBEDDING_FILE
+        fits = partial(
+            link.check_all, fits, partial(link.check_table, table, prepared.spec.vocab, prepared.spec.hidden)
+        )
     publish = partial(_publish, prepared, started)
     with _cluster(prepared) as cluster:
         jobs = cluster.jobs if cluster and not prepared.request.chosen.get("jobs") else prepared.request["jobs"]
@@ -86,9 +92,9 @@ def judge(folder: Path, verify: str, say: Say) -> Manifest:
 
 def _judge(folder: Path, manifest: Manifest, verify: str, say: Say) -> Manifest:
     scores: list[Score] = []
-    damaged = verify == "full" and _damaged(folder, manifest)
+    damaged = _damaged(folder, manifest) if verify == "full" else ""
     if damaged:  # said first, since the simulator may not survive it
-        manifest.status, manifest.reason = manifests.FAILED, DAMAGED
+        manifest.status, manifest.reason = manifests.FAILED, damaged
         manifests.write(manifest, folder)
     unrun = simulator.unsimulated(manifest.options["chip"]) if verify == "full" else ""
     if unrun:
@@ -105,7 +111,7 @@ def _judge(folder: Path, manifest: Manifest, verify: str, say: Say) -> Manifest:
     failure = ladder.first_failure(scores)
     manifest.parity = [score.as_json() for score in scores]
     manifest.status = manifests.FAILED if failure or damaged else manifests.VERIFIED
-    manifest.reason = "; ".join([*([_reason(failure)] if failure else []), *([DAMAGED] if damaged else [])])
+    manifest.reason = "; ".join([*([_reason(failure)] if failure else []), *([damaged] if damaged else [])])
     if verify != "full" and not failure and not damaged:
         manifest.status = manifests.UNVERIFIED
         manifest.reason = "the bmodel itself was not run" if verify == "host" else "verification was off"
@@ -115,9 +121,11 @@ def _judge(folder: Path, manifest: Manifest, verify: str, say: Say) -> Manifest:
     return manifest
 
 
-def _damaged(folder: Path, manifest: Manifest) -> bool:
-    bmodel = folder / manifest.bmodel
-    return bool(manifest.sha256) and bmodel.is_file() and digest.sha256(bmodel) != manifest.sha256
+def _damaged(folder: Path, manifest: Manifest) -> str:
+    """Says which of the published files is another; empty where none is."""
+    made = {manifest.bmodel: manifest.sha256, **manifest.beside}
+    odd = [f for f, known in made.items() if known and (folder / f).is_file() and digest.sha256(folder / f) != known]
+    return DAMAGED.format("the bmodel" if odd[0] == manifest.bmodel else odd[0]) if odd else ""
 
 
 def climb_again(folder: Path, say: Say) -> None:
@@ -137,7 +145,7 @@ def _climb_again(folder: Path, manifest: Manifest, say: Say) -> None:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     options = manifest.options
-    command = plan.parity_command(str(model), options, options["prompt"], options["trust_remote_code"])
+    command = exporter.parity(str(model), options, options["prompt"], options["trust_remote_code"])
     with log.open("w") as out:
         done = subprocess.run(
             [sys.executable, *command[1:]], cwd=part, stdout=out, stderr=subprocess.STDOUT, check=False
@@ -166,6 +174,9 @@ def _chip_scores(folder: Path, manifest: Manifest, say: Say) -> list[Score]:
     reference = folder / "work" / plan.PARITY / "reference"
     words = {name: net["quantize"] for name, net in manifest.nets.items()}
     modes = {name: ladder.judged_as(word) for name, word in words.items() if word != "F32"}  # F32: no weights
+    if EMBEDDING_FILE in manifest.beside:
+        mode = "f16" if manifest.geometry["half"] == FLOAT16 else "bf16"
+        modes |= dict.fromkeys((EMBEDDING, EMBEDDING_CACHE), mode)
     if not reference.is_dir():
         raise UserError("no reference to compare with", str(reference), "build again, without --verify none")
     say("running the bmodel against ONNX Runtime, net by net, then token by token")
@@ -186,11 +197,16 @@ def _publish(prepared: Prepared, started: float, records: Mapping[str, Record], 
         raise UserError("changed while the build read it", str(prepared.model_dir), "build again")
     manifest = _manifest(prepared, records, digests)
     target, config, part = folder / prepared.plan.bmodel, folder / "config", folder / "config.part"
+    table = folder / EMBEDDING_FILE
     shutil.rmtree(part, ignore_errors=True)
     _copy_config(prepared.model_dir, part)
     link.check_tokenizer(part, prepared.spec.vocab)
     (folder / manifests.NAME).unlink(missing_ok=True)
     _name(made, target, digests)
+    if prepared.options.host_embedding:
+        _name(folder / "work" / plan.TABLE / EMBEDDING_FILE, table, digests)
+    else:
+        table.unlink(missing_ok=True)  # of a recipe that has changed since
     shutil.rmtree(config, ignore_errors=True)
     part.rename(config)
     manifest.seconds["wall"] = time.monotonic() - started
@@ -198,7 +214,7 @@ def _publish(prepared: Prepared, started: float, records: Mapping[str, Record], 
 
 
 def _name(made: Path, target: Path, digests: Digests) -> None:
-    """The finished bmodel at the top of the build folder: a second name where the disk can, else a copy; whole."""
+    """A finished file at the top of the build folder: a second name where the disk can, else a copy; whole."""
     if target.is_file() and target.samefile(made):
         return
     part = target.with_suffix(".part")
@@ -262,6 +278,7 @@ def _manifest(prepared: Prepared, records: Mapping[str, Record], digests: Digest
         nets=nets,
         seconds=dict(seconds),
         sha256=sha256,
+        beside={name: sha for name, (_, sha) in records[plan.TABLE].outputs.items()} if options.host_embedding else {},
         inputs=_inputs(prepared, digests),
     )
 

@@ -139,7 +139,7 @@ def _rebuild(args: argparse.Namespace) -> int:
     code = build.carry_out(prepared)
     made = manifests.read(prepared.plan.folder) if (prepared.plan.folder / manifests.NAME).is_file() else None
     if made and made.sha256:
-        same = made.sha256 == wanted.sha256
+        same = (made.sha256, made.beside) == (wanted.sha256, wanted.beside)
         print(f"{'the same bytes' if same else 'other bytes'}: {made.sha256[:SHORT]}, was {wanted.sha256[:SHORT]}")
         return code or int(not same)
     return code

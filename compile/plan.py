@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compile import deploy, estimate, lengths, quantization, sizes, vendor, vision
+from compile import deploy, estimate, exporter, lengths, quantization, sizes, vendor, vision
 from compile.names import bind_step, bmodel_file, group_of, is_joined, join_step, normalise, passing, template_step
 from compile.steps import COMPILER, EXPORTER, Plan, Step
 from contract import graphs
-from contract.ladder import PICTURES, POSITIONS
+from contract.ladder import PICTURES
 from contract.options import BUILD, folder_name
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 TABLES = (graphs.EMBEDDING, graphs.EMBEDDING_CACHE, graphs.LM_HEAD)  # nets that hold the vocabulary's table
 STORE = ".steps"
-TRACE, PARITY, COMBINE, CONVERT = "trace", "parity", "combine", "convert"
+TRACE, TABLE, PARITY, COMBINE, CONVERT = "trace", "table", "parity", "combine", "convert"
 WEIGHTS, GRIDS = "weights.npz", "grids.npz"
 REBIND, REGRID = (Path(__file__).with_name(name) for name in ("rebind.py", "regrid.py"))
 
@@ -48,6 +48,11 @@ class Options:
     max_pixels: str | None
     vit: str | None
     dynamic_vit: bool
+    embed: str
+
+    @property
+    def host_embedding(self) -> bool:
+        return self.embed == "disk"
 
     @property
     def prefill_length(self) -> int:
@@ -85,47 +90,17 @@ def make_plan(
     if options.route == vendor.ROUTE:
         vendor.check(spec, options)
     geometry = spec.geometry(options.seq_length, quantization.half(spec, options), options.prefill_length)
-    nets = graphs.decoder_graphs(geometry, not options.sample, options.history) + vision.nets(spec, options, geometry)
+    decoder = graphs.decoder_graphs(geometry, not options.sample, options.history, options.host_embedding)
+    nets = decoder + vision.nets(spec, options, geometry)
     folder = out.absolute() / folder_name(recipe.name, asdict(options), asdict(settle(recipe, {})))
     build = _Build(recipe, spec, str(model_dir.absolute()), options, nets, trust, grid)
     tables = () if options.route == vendor.ROUTE else build.table_templates()
-    making = (build.trace(), build.parity(), *tables, *build.making(), build.combine(f"{folder.name}.bmodel"))
+    host = (build.table(geometry.half),) if options.host_embedding else ()
+    making = (build.trace(), build.parity(), *host, *tables, *build.making(), build.combine(f"{folder.name}.bmodel"))
     room = estimate.room(spec, grid)
     kept = estimate.references(spec, options.seq_length, options.history) + sum(map(build.kept, build.groups()))
     disk = estimate.disk(making, kept, room)
     return Plan(folder, making, nets, disk, folder.parent / STORE, room)
-
-
-def parity_command(model: str, options: Mapping[str, Any], prompt: str, trust: bool) -> tuple[str, ...]:
-    """The host's rungs of the ladder; it finds the trace step's folder beside its own. `options`: asdict(Options)."""
-    sizes = (*_sizes(options), "--positions", str(POSITIONS), *_adapter(options.get("adapter")))
-    sizes += _switch("norm-in-layer", options.get("route") == vendor.ROUTE)
-    return _exporter("parity", model, "--graphs", "..", "--prompt", prompt, *sizes, *_trust(trust))
-
-
-def _sizes(options: Mapping[str, Any]) -> tuple[str, ...]:
-    """What trace and parity must be told alike."""
-    length, devices = options["seq_length"], options["devices"]
-    prefill = lengths.flags(length, options.get("input_length"), options.get("history", False))
-    pixels = options.get("max_pixels")
-    largest = ("--max-pixels", pixels) if pixels else ()
-    return ("--seq-length", str(length), "--devices", str(devices), *prefill, *largest)
-
-
-def _adapter(folder: str | None) -> tuple[str, ...]:
-    return ("--adapter", folder) if folder else ()
-
-
-def _trust(given: bool) -> tuple[str, ...]:
-    return _switch("trust-remote-code", given)
-
-
-def _switch(name: str, on: bool) -> tuple[str, ...]:
-    return (f"--{name}",) if on else ()
-
-
-def _exporter(command: str, model: str, *rest: str) -> tuple[str, ...]:
-    return ("python", "-m", "exporters", command, "--model", model, *rest)
 
 
 @dataclass(frozen=True)
@@ -141,24 +116,23 @@ class _Build:
     grid: int
 
     def groups(self) -> tuple[str, ...]:
+        """What bind makes ONNX of."""
+        on_chip = () if self.options.host_embedding else ("embedding",)
         tower = (graphs.VIT,) if self.spec.vision else ()
-        return ("embedding", "head", *tower, *(f"layer_{i}" for i in range(self.spec.layers)))
+        return (*on_chip, "head", *tower, *(f"layer_{i}" for i in range(self.spec.layers)))
 
     def weights(self) -> tuple[str, ...]:
         """The folders that the model's weights come from."""
         return (self.model, self.options.adapter) if self.options.adapter else (self.model,)
 
     def trace(self) -> Step:
-        o = self.options
-        command = _exporter("trace", self.model, *_sizes(asdict(o)), *_switch("sample", o.sample), *_trust(self.trust))
+        command = exporter.trace(self.model, asdict(self.options), self.trust)
         tables = (f"{net.name}.onnx" for net in self.nets if net.kind in TABLES)
         return Step(TRACE, (command,), (self.model,), ("bindings.json", *tables, "*"), EXPORTER, 2**30)
 
     def bind(self, group: str) -> Step:
         grids = self.grid > 0 and group.startswith("layer_")
-        adapter = self.options.adapter
-        words = ("--skeletons", f"../{TRACE}", "--group", group, *_switch("grids", grids), *_adapter(adapter))
-        command = _exporter("bind", self.model, *words)
+        command = exporter.bind(self.model, f"../{TRACE}", group, grids, self.options.adapter)
         outputs = (
             *(f"{n.name}.onnx" for n in self.nets if group_of(n) == group),
             WEIGHTS,
@@ -171,11 +145,19 @@ class _Build:
         disk = size + max(estimate.deploy_disk(self.spec, group, *word) for word in deployed)
         return Step(bind_step(group), (command,), inputs, outputs, EXPORTER, 2**28 + 3 * size, disk, ("*",))
 
+    def table(self, half: str) -> Step:
+        """The embedding, for a host that looks it up."""
+        command = exporter.table(self.model, half, self.options.adapter)
+        memory = 2**28 + 3 * estimate.group_bytes(self.spec, "embedding")
+        return Step(TABLE, (command,), self.weights(), (graphs.EMBEDDING_FILE,), EXPORTER, memory)
+
     def parity(self) -> Step:
-        command = parity_command(self.model, asdict(self.options), self.recipe.prompt, self.trust)
+        command = exporter.parity(self.model, asdict(self.options), self.recipe.prompt, self.trust)
         inputs = (*self.weights(), f"{TRACE}/")
+        compared = [net.name for net in self.nets]
+        compared += (graphs.EMBEDDING, graphs.EMBEDDING_CACHE) if self.options.host_embedding else ()
         shown = (f"reference/{PICTURES}",) if self.spec.vision else ()
-        outputs = ("parity.json", "reference/tokens.json", *shown, *(f"reference/{n.name}.npz" for n in self.nets))
+        outputs = ("parity.json", "reference/tokens.json", *shown, *(f"reference/{name}.npz" for name in compared))
         disk = estimate.references(self.spec, self.options.seq_length, self.options.history)
         disk += max(estimate.group_bytes(self.spec, group) for group in self.groups())
         return Step(PARITY, (command,), inputs, outputs, EXPORTER, estimate.parity_memory(self.spec), disk)
@@ -294,4 +276,6 @@ class _Build:
     def combine(self, bmodel: str) -> Step:
         files = tuple(dict.fromkeys(map(bmodel_file, deploy.combine_order(self.nets))))
         command = deploy.combine(tuple(f"../{file}" for file in files), bmodel)
-        return Step(COMBINE, (command, normalise(bmodel)), files, (bmodel,), COMPILER, 2**30)
+        # The table is none of its inputs, but what stands before it looks at all that is published (cli.link).
+        table = (f"{TABLE}/{graphs.EMBEDDING_FILE}",) if self.options.host_embedding else ()
+        return Step(COMBINE, (command, normalise(bmodel)), (*files, *table), (bmodel,), COMPILER, 2**30)

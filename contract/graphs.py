@@ -34,6 +34,10 @@ KINDS = (EMBEDDING, EMBEDDING_CACHE, BLOCK, BLOCK_CACHE, BLOCK_KV, LM_HEAD, GREE
 
 LAYER_KINDS = (BLOCK, BLOCK_CACHE, BLOCK_KV)
 
+# The table of a decoder without nets for it: rows [V, H] of what goes into the first layer, in the half type, and
+# nothing else. llm_convert's name and form under --embedding_disk.
+EMBEDDING_FILE = "embedding.bin"
+
 # How many of the likeliest tokens sample_head looks at (the vendor's number).
 SAMPLE_CANDIDATES = 50
 
@@ -256,12 +260,20 @@ def add(g: Geometry) -> GraphSpec:
     return GraphSpec(ADD, ADD, None, inputs, (TensorSpec("output", flat, g.half),))
 
 
-def decoder_graphs(g: Geometry, top1: bool, history: bool = False) -> tuple[GraphSpec, ...]:
+def embeddings(g: Geometry) -> tuple[GraphSpec, ...]:
+    """The nets that an EMBEDDING_FILE stands for."""
+    return (embedding(g), embedding_cache(g))
+
+
+def decoder_graphs(
+    g: Geometry, top1: bool, history: bool = False, host_embedding: bool = False
+) -> tuple[GraphSpec, ...]:
     """Every net of a decoder, in the order in which a prompt passes through them.
 
     With `top1` lm_head ends in a token id; without, it ends in logits and greedy_head and sample_head follow. With
-    `history` each layer has a block_kv, for prefill over an earlier KV cache.
+    `history` each layer has a block_kv, for prefill over an earlier KV cache. With `host_embedding` there are no nets
+    for the embedding: the host looks it up, in an EMBEDDING_FILE.
     """
     layers = tuple(net for i in range(g.layers) for net in layer_nets(g, i, history))
     heads = (lm_head(g, top1),) if top1 else (lm_head(g, top1), greedy_head(g), sample_head(g))
-    return (embedding(g), embedding_cache(g), *layers, *heads)
+    return (*(() if host_embedding else embeddings(g)), *layers, *heads)

@@ -27,9 +27,10 @@ class Manifest:
     contract.vision.Tower, of a model that sees.
     `options`: mode, chip, devices, seq_length, head, group size. `geometry`: fields of contract.graphs.Geometry.
     `tools`: versions. `nets`: per net name its kind, layer, quantize, cycles, bytes, seconds.
-    `sha256`: of the bmodel. `inputs`: all that decides its bytes, so that they can be made again: the recipe's values,
-    `options` as settled, `files` of the checkpoint by name with their SHA-256, `revision` on the hub, `source` (our own
-    version and the digest of our code).
+    `sha256`: of the bmodel. `beside`: of the files that it needs beside it, by name.
+    `inputs`: all that decides its bytes, so that they can be made again: the recipe's values, `options` as settled,
+    `files` of the checkpoint by name with their SHA-256, `revision` on the hub, `source` (our own version and the
+    digest of our code).
     `parity`: Score records. `status`: verified, failed or unverified, with `reason`.
     """
 
@@ -46,6 +47,7 @@ class Manifest:
     reason: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     sha256: str = ""
+    beside: dict[str, str] = field(default_factory=dict)
     inputs: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
 

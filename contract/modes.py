@@ -66,6 +66,8 @@ HEADS = ("int4", "int8", "bf16")
 VITS = ("f16", "bf16", "int8")
 # How a checkpoint becomes nets: by way of our ONNX, or by the vendor's own converter (compile.vendor).
 ROUTES = ("onnx", "llm_convert")
+# Where the embedding table is looked up: by nets of the bmodel, or on the host, in a file beside it.
+EMBEDS = ("chip", "disk")
 # How much of the ladder a build climbs: all, the rungs that need no simulator, or nothing.
 VERIFY = ("full", "host", "none")
 # Where tpu-mlir is looked for (compile.toolchain).

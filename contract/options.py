@@ -12,7 +12,7 @@ from pathlib import PurePath
 from typing import Any
 
 from contract.errors import UserError, one_of
-from contract.modes import CHIPS, DEVICES, EXECUTORS, HEADS, MODES, ROUTES, TOOLCHAINS, VERIFY, VITS
+from contract.modes import CHIPS, DEVICES, EMBEDS, EXECUTORS, HEADS, MODES, ROUTES, TOOLCHAINS, VERIFY, VITS
 
 CHOICE, NUMBER, SWITCH, TEXT = "choice", "number", "switch", "text"
 
@@ -78,6 +78,7 @@ BUILD = (
     Option("max_pixels", "MAX_PIXELS", TEXT, "height,width of the largest picture, in pixels", suffix="px{}"),
     Option("vit", "VIT", CHOICE, "weights of the vision tower (default: 16 bits)", allowed=VITS, suffix="vit-{}"),
     Option("dynamic_vit", "DYNAMIC_VIT", SWITCH, "smaller pictures cost less", False, suffix="dynamic-vit"),
+    Option("embed", "EMBED", CHOICE, "where the embedding table is looked up", "chip", EMBEDS, suffix="embed-{}"),
 )
 # Those that decide how it is made.
 WORK = (

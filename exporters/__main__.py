@@ -1,4 +1,4 @@
-"""The exporter's steps as commands, run by a plan in the exporter's environment: trace, bind, parity."""
+"""The exporter's steps as commands, run by a plan in the exporter's environment: trace, bind, table, parity."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 
 from contract.errors import UserError
+from contract.graphs import HALVES
 from exporters import vision
 
 
 def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
-        {"trace": _trace, "bind": _bind, "parity": _parity}[args.command](args)
+        {"trace": _trace, "bind": _bind, "table": _table, "parity": _parity}[args.command](args)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
@@ -30,6 +31,8 @@ def _parser() -> argparse.ArgumentParser:
     bind.add_argument("--skeletons", type=Path, required=True)
     bind.add_argument("--group", required=True, help="embedding, head or layer_<i>")
     bind.add_argument("--grids", action="store_true", help="write down the grids of quantised weights as well")
+    table = commands.add_parser("table", help="the embedding as a file that the host looks up")
+    table.add_argument("--half", choices=HALVES, required=True, help="type of its values")
     parity = commands.add_parser("parity", help="Hugging Face against patched torch against ONNX Runtime")
     parity.add_argument("--graphs", type=Path, required=True, help="folder that holds the trace step's folder")
     parity.add_argument("--devices", type=int, default=1)
@@ -40,11 +43,12 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--seq-length", type=int, required=True)
         command.add_argument("--input-length", type=int, default=0, help="positions of a prefill net; 0: all")
         command.add_argument("--history", action="store_true", help="nets that prefill over an earlier KV cache")
+        command.add_argument("--host-embedding", action="store_true", help="no nets for the embedding")
         command.add_argument("--trust-remote-code", action="store_true")
         command.add_argument("--max-pixels", type=vision.size, metavar="HEIGHT,WIDTH", help="the largest picture")
-    for command in (bind, parity):
+    for command in (bind, table, parity):
         command.add_argument("--adapter", type=Path, help="folder of a LoRA adapter to merge")
-    for command in (trace, bind, parity):
+    for command in (trace, bind, table, parity):
         command.add_argument("--model", type=Path, required=True, help="Hugging Face directory")
         command.add_argument("--out", type=Path, default=Path("."))
     return parser
@@ -58,7 +62,8 @@ def _trace(args: argparse.Namespace) -> None:
     fused_head = "argmax" if args.devices == 1 else "topk"
     top1 = None if args.sample else fused_head
     decoder = Decoder(args.model, args.devices, args.trust_remote_code)
-    trace_decoder(decoder, args.seq_length, top1, args.out, args.input_length, args.history, args.max_pixels)
+    forms = (args.input_length, args.history, args.max_pixels, args.host_embedding)
+    trace_decoder(decoder, args.seq_length, top1, args.out, *forms)
 
 
 def _bind(args: argparse.Namespace) -> None:
@@ -68,12 +73,19 @@ def _bind(args: argparse.Namespace) -> None:
     bind(Checkpoint(args.model, args.adapter), args.skeletons, args.group, args.out, args.grids)
 
 
+def _table(args: argparse.Namespace) -> None:
+    from exporters import spec, table
+    from exporters.checkpoint import Checkpoint
+
+    table.write(Checkpoint(args.model, args.adapter), spec.read(args.model), args.half, args.out)
+
+
 def _parity(args: argparse.Namespace) -> None:
     from exporters.model import Decoder
     from exporters.parity import climb
 
     decoder = Decoder(args.model, args.devices, args.trust_remote_code, args.adapter)
-    forms = (args.input_length, args.history, args.max_pixels)
+    forms = (args.input_length, args.history, args.max_pixels, args.host_embedding)
     climb(decoder, args.graphs, args.seq_length, args.prompt, args.positions, args.out, *forms)
     if args.norm_in_layer:
         from exporters import normed

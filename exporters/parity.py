@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,11 +42,13 @@ def climb(
     input_length: int = 0,
     history: bool = False,
     size: Size | None = None,
+    host_embedding: bool = False,
 ) -> list[Score]:
     """Compare every net; write `parity.json` and `reference/` into `out`.
 
     `folder` holds the folder of the trace step, `trace`. Its skeletons are bound here, one group at a time.
-    `input_length`, `history`, `size`: as they were traced.
+    `input_length`, `history`, `size`, `host_embedding`: as they were traced. An embedding on the host has no ONNX, and
+    takes no part in that rung.
     """
     spec = decoder.spec
     most = None if history else input_length or None
@@ -55,7 +58,7 @@ def climb(
     ladder = _Ladder(decoder, folder, geometry, _of_two(truth) if history else truth, out / "reference", history)
     if size and truth.pictures:
         ladder.vit(size)
-    ladder.embedding()
+    ladder.embedding(host_embedding)
     for index in range(spec.layers):
         ladder.layer(index)
     ladder.heads()
@@ -93,24 +96,27 @@ class _Ladder:
                 self._keep(name, [call], valid)
         shown.pictures.save(self.kept / PICTURES)
 
-    def embedding(self) -> None:
+    def embedding(self, on_host: bool) -> None:
         table = torch.from_numpy(self.checkpoint.read(f"{self.decoder.architecture.embed}.weight"))
         module = modules.Embedding(table, self.decoder.spec.embedding_scale)
         ends = np.cumsum(self.lengths)[:-1]
         parts = [list(ids) for ids in np.split(np.array(self.truth.prompt), ends)]
         prompt = [chain.padded(ids, self.geometry.prefill_length) for ids in parts]
         steps = [np.array([[token]], np.int32) for token in self.truth.forced]
-        with bound(self.checkpoint, self.skeletons, "embedding") as place:
+        in_torch = self._torch_embedding(module)
+        place = nullcontext(Path()) if on_host else bound(self.checkpoint, self.skeletons, "embedding")
+        with place as folder:
             self.torch_states, self.onnx_states = (
                 States([run_full(ids) for ids in prompt], [run_step(step) for step in steps])
-                for run_full, run_step in (self._torch_embedding(module), self._onnx_embedding(place))
+                for run_full, run_step in (in_torch, in_torch if on_host else self._onnx_embedding(folder))
             )
         first = Call({"input_ids": prompt[0]}, {graphs.EMBEDDING: self.onnx_states.chunks[0].copy()})
         self._splice(0)
         hf = self.truth.embedded.numpy()
         self._score(PATCHED, graphs.EMBEDDING, None, self._off(hf, self.torch_states), MAX_ABS_PATCHED)
-        worst = max(distance(a, b) for a, b in zip(_all(self.torch_states), _all(self.onnx_states), strict=True))
-        self._score(ONNX, graphs.EMBEDDING, None, worst, MAX_ABS_ONNX)
+        if not on_host:
+            worst = max(distance(a, b) for a, b in zip(_all(self.torch_states), _all(self.onnx_states), strict=True))
+            self._score(ONNX, graphs.EMBEDDING, None, worst, MAX_ABS_ONNX)
         self._keep(graphs.EMBEDDING, [first], self.lengths[0])
         outputs = [{graphs.EMBEDDING_CACHE: state} for state in self.onnx_states.steps]
         calls = [Call({"input_ids": i}, o) for i, o in zip(steps, outputs, strict=True)]

@@ -16,6 +16,7 @@ from contract import graphs
 from contract.errors import UserError
 from contract.graphs import MASKED
 from runtime.device import Buffer, Device, bytes_of
+from runtime.embedding import Table
 from runtime.half import Array, from_storage, to_storage
 from runtime.nets import contract, sizes
 
@@ -65,10 +66,11 @@ class Conversation:
 class Decoder:
     """Conversations go by number. Calls are not checked here: ids and lengths must fit (runtime.session sees to it)."""
 
-    def __init__(self, device: Device) -> None:
-        """UserError where the bmodel is no decoder of the contract."""
-        self._device = device
-        self._specs = {name: net.spec for name, net in device.nets.items()}
+    def __init__(self, device: Device, table: Table | None = None) -> None:
+        """`table`: of a bmodel without nets for the embedding. UserError where the bmodel is no decoder of the
+        contract."""
+        self._device, self._table = device, table
+        self._specs = {name: net.spec for name, net in device.nets.items()} | (table.nets if table else {})
         self._sizes = sizes(self._specs)
         block, cache = self._specs[graphs.block_name(0)], self._specs[graphs.block_cache_name(0)]
         tensors = {t.name: t for t in (*block.inputs, *cache.inputs)}  # where both have it, the decode step's
@@ -167,10 +169,10 @@ class Decoder:
         shown: Shown | None = None,
     ) -> Buffer:
         """Embedding and all blocks; new k and v go straight to their place in the cache. The hidden states' buffer."""
-        for mem, values in ((self._ids_mem, ids), (self._position_mem, positions), (self._mask_mem, mask)):
+        for mem, values in ((self._position_mem, positions), (self._mask_mem, mask)):
             self._device.write(mem, values)
         hidden, spare = self._hidden_mems
-        self._launch(embedding, embedding, [self._ids_mem], [hidden], length)
+        self._embed(embedding, ids, hidden, length)
         if shown:
             self._splice(shown, hidden)
         for layer, cache in enumerate(conversation.cache):
@@ -182,6 +184,14 @@ class Decoder:
                 self._add(shown, layer + 1, hidden, spare)
                 hidden, spare = spare, hidden
         return hidden
+
+    def _embed(self, net: str, ids: Array, hidden: Buffer, length: int | None) -> None:
+        """Hidden states of `ids` into `hidden`: by the bmodel's net, or by the host's table."""
+        if self._table:
+            self._device.write(hidden, self._table.states(ids))
+            return
+        self._device.write(self._ids_mem, ids)
+        self._launch(net, net, [self._ids_mem], [hidden], length)
 
     def _splice(self, shown: Shown, hidden: Buffer) -> None:
         """The features take the places of their placeholders' embeddings, run by run of neighbours."""

@@ -20,7 +20,7 @@ from contract import manifest
 from contract.errors import UserError
 from contract.graphs import BLOCK_CACHE, VIT, GraphSpec
 from runtime import bmodel as bmodel_file
-from runtime import checks, simulator
+from runtime import checks, embedding, simulator
 from runtime.half import Array, from_storage, to_storage
 from runtime.session import Session
 from runtime.wire import receive, send
@@ -43,7 +43,8 @@ class EngineDied(EngineError):
 
 
 class Engine:
-    """`nets`: the bmodel's nets with the contract's tensor names. `vocab`: token ids it takes, None if unknown.
+    """`nets`: the bmodel's nets with the contract's tensor names, and those that a file beside it stands for (an
+    embedding on the host). `vocab`: token ids it takes, None if unknown.
 
     Safe to use from several threads: calls run one after the other. A call that is interrupted (Ctrl-C) goes on in
     the worker and its result is dropped; the next one waits for it.
@@ -69,6 +70,10 @@ class Engine:
             share_mem = chip == "bm1688" or not libraries.simulated
             self._exchange_soon((libraries, bmodel.resolve(), device, summary.devices, share_mem), "loading")
             self.nets: dict[str, GraphSpec] = self.call("nets")
+            self._table = embedding.find(bmodel, self.nets)
+            if self._table:
+                self.nets = {**self._table.nets, **self.nets}
+                self.vocab = self._table.rows
         except BaseException:
             self.close()
             raise
@@ -95,7 +100,10 @@ class Engine:
             spec = checks.fewer(spec, inputs)
         checked = checks.inputs(spec, inputs, self.vocab, self._positions())
         stored = {t.name: to_storage(checked[t.name], t.dtype) for t in spec.inputs}
-        outputs = self.call("run", net, stored)
+        if self._table and net in self._table.nets:
+            outputs = {net: self._table.states(stored[spec.inputs[0].name])}
+        else:
+            outputs = self.call("run", net, stored)
         return {t.name: from_storage(outputs[t.name], t.dtype) for t in spec.outputs}
 
     @property

@@ -179,7 +179,8 @@ def sizes(nets: Mapping[str, GraphSpec]) -> Sizes:
     later = [graphs.block_kv_name(i) for i in range(layers) if history]
     needed = [graphs.EMBEDDING, graphs.EMBEDDING_CACHE, *pairs, *later, graphs.LM_HEAD]
     if missing := [name for name in needed if name not in nets]:
-        raise UserError(f"this bmodel cannot talk: it has no net {missing[0]}", remedy="name a decoder's bmodel")
+        remedy = f"name a decoder's bmodel; one without embedding needs its {graphs.EMBEDDING_FILE} beside it"
+        raise UserError(f"this bmodel cannot talk: it has no net {missing[0]}", remedy=remedy)
     for name in needed:
         if odd := sorted({t.name for t in (*nets[name].inputs, *nets[name].outputs)} - _names(nets[name])):
             # As in nets of which the compiler split a part only.

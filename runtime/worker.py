@@ -11,10 +11,12 @@ import os
 import select
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from contract.errors import UserError
 from contract.graphs import GraphSpec
+from runtime import embedding
 from runtime.bmrt import BmError
 from runtime.decoder import Decoder
 from runtime.device import Device
@@ -25,8 +27,8 @@ _LOG_BYTES = 1 << 20  # the libraries print at every launch; beyond this the log
 
 
 class _Worker:
-    def __init__(self, device: Device) -> None:
-        self._device = device
+    def __init__(self, device: Device, bmodel: Path) -> None:
+        self._device, self._bmodel = device, bmodel
         self._decoder: Decoder | None = None
         self.run = device.run
 
@@ -34,7 +36,7 @@ class _Worker:
         return {name: net.spec for name, net in self._device.nets.items()}
 
     def open(self) -> int:
-        self._decoder = self._decoder or Decoder(self._device)
+        self._decoder = self._decoder or Decoder(self._device, embedding.find(self._bmodel, self.nets()))
         return self._decoder.open()
 
     def decoder(self, call: str, *arguments: Any) -> Any:
@@ -51,7 +53,7 @@ def main(inbox: BinaryIO, outbox: BinaryIO) -> None:
         return
     try:
         send(outbox, ("ok", None))
-        _serve(_Worker(device), inbox, outbox)
+        _serve(_Worker(device, bmodel), inbox, outbox)
     except (EOFError, BrokenPipeError):
         pass  # the parent is gone; nothing to tell anybody
     finally:
