@@ -9,7 +9,7 @@ import argparse
 import errno
 import sys
 
-from cli import build, cache, demo, doctor, rebuild, talk, tokens, zoo
+from cli import bench, build, cache, demo, doctor, rebuild, talk, tokens, zoo
 from contract.errors import UserError
 
 
@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="hf2bmodel", description="From a Hugging Face checkpoint to a verified bmodel, and to talking with it."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (build, talk, tokens, zoo, rebuild, cache, doctor, demo):
+    for module in (build, bench, talk, tokens, zoo, rebuild, cache, doctor, demo):
         module.add_parsers(commands)
     return parser
 

@@ -1,0 +1,194 @@
+"""`bench`: what a build and the exporter take, on checkpoints of real sizes that are made up on the spot.
+
+`build` needs weights that a quantiser has work with: random ones. `export` does not: its checkpoint is a sparse file of
+zeros, which takes no room on the disk and reads as any other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from contract.errors import UserError
+
+SEQ = 512
+MB = 10**6
+ALLOWANCE = 700 * MB  # of the exporter, beside its weights: Python, torch and transformers
+_CONFIG: dict[str, Any] = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "torch_dtype": "bfloat16"}
+_CONFIG |= {"rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "hidden_act": "silu", "rope_theta": 1e6}
+SIZES: dict[str, dict[str, Any]] = {  # Qwen2's published ones
+    "0.5b": {"hidden_size": 896, "intermediate_size": 4864, "num_attention_heads": 14, "num_key_value_heads": 2}
+    | {"vocab_size": 151936, "num_hidden_layers": 24, "tie_word_embeddings": True},
+    "7b": {"hidden_size": 3584, "intermediate_size": 18944, "num_attention_heads": 28, "num_key_value_heads": 4}
+    | {"vocab_size": 152064, "num_hidden_layers": 28, "tie_word_embeddings": False},
+}
+_RECIPE = """\
+name: bench
+architecture: qwen2
+source: {{hub: made/up}}
+seq_length: {seq}
+mode: int4
+group_size: 64
+prompt: "Hello"
+"""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """`memory`: bytes of the largest process. `cpu`: seconds of all processes, in user mode and in the kernel."""
+
+    wall: float
+    cpu: float
+    memory: int
+
+
+def add_parsers(subparsers: Any) -> None:
+    """Registers the command; it sets `run`, a function of the parsed arguments that gives the exit code."""
+    bench = subparsers.add_parser("bench", help="measure a build, or the exporter, on a checkpoint of real sizes")
+    bench.add_argument("what", choices=("build", "export"), help="a whole build in int4, or the exporter's memory")
+    bench.add_argument("--size", choices=SIZES, default="0.5b", help="Qwen2's sizes (default: 0.5b)")
+    bench.add_argument("--layers", type=int, help="how many (default: the model's own)")
+    bench.add_argument("--beside", action="store_true", help="`build` only: the vendor's llm_convert as well")
+    bench.add_argument("--scratch", type=Path, help="where checkpoint and build go (default: the system's)")
+    bench.set_defaults(run=_bench)
+
+
+def checkpoint(folder: Path, config: Mapping[str, Any], random: bool) -> Path:
+    """Write a checkpoint of `config`'s sizes in bfloat16: random weights, or a sparse file of zeros."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({**_CONFIG, **config}), encoding="utf-8")
+    header: dict[str, Any] = {}
+    end = 0
+    for name, shape in tensors(config):
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [end, end := end + 2 * prod(shape)]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name, shape in tensors(config) if random else ():
+            file.write(_random(shape, name.endswith("norm.weight")))
+        file.truncate(8 + len(text) + end)
+    return folder
+
+
+def tensors(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of a Qwen2's."""
+    hidden, inter = config["hidden_size"], config["intermediate_size"]
+    kv = hidden // config["num_attention_heads"] * config["num_key_value_heads"]
+    yield "model.embed_tokens.weight", (config["vocab_size"], hidden)
+    for layer in range(config["num_hidden_layers"]):
+        for name, rows in (("q", hidden), ("k", kv), ("v", kv)):
+            yield f"model.layers.{layer}.self_attn.{name}_proj.weight", (rows, hidden)
+            yield f"model.layers.{layer}.self_attn.{name}_proj.bias", (rows,)
+        yield f"model.layers.{layer}.self_attn.o_proj.weight", (hidden, hidden)
+        for name, shape in (("gate", (inter, hidden)), ("up", (inter, hidden)), ("down", (hidden, inter))):
+            yield f"model.layers.{layer}.mlp.{name}_proj.weight", shape
+        for name in ("input", "post_attention"):
+            yield f"model.layers.{layer}.{name}_layernorm.weight", (hidden,)
+    yield "model.norm.weight", (hidden,)
+    if not config["tie_word_embeddings"]:
+        yield "lm_head.weight", (config["vocab_size"], hidden)
+
+
+def _random(shape: tuple[int, ...], norm: bool) -> bytes:
+    import numpy as np
+
+    values = 0.02 * np.random.default_rng(prod(shape)).standard_normal(shape, np.float32) + norm
+    return (values.view(np.uint32) >> 16).astype(np.uint16).tobytes()  # bfloat16 is float32's upper half
+
+
+def cost(command: list[str], cwd: Path, env: Mapping[str, str] | None = None) -> Cost:
+    """Run it. RuntimeError with its last line where it fails."""
+    with tempfile.TemporaryFile() as log:
+        start = time.monotonic()
+        process = subprocess.Popen(command, cwd=cwd, env=env, stdout=log, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            log.seek(0)
+            last = log.read().decode(errors="replace").strip().splitlines()[-1:]
+            raise RuntimeError(f"{' '.join(command[:4])} failed: {''.join(last)}")
+    return Cost(time.monotonic() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+
+
+def export(model: Path, config: Mapping[str, Any], work: Path) -> tuple[int, int]:
+    """Bytes that the exporter's largest process took, and the bytes that it may take."""
+    command = [sys.executable, "-m", "exporters"]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    (work / "trace").mkdir()
+    traced = cost([*command, "trace", "--model", str(model), "--seq-length", str(SEQ)], work / "trace", env)
+    most = traced.memory
+    for group in ("embedding", "head", *(f"layer_{i}" for i in range(config["num_hidden_layers"]))):
+        out = work / "bind"
+        out.mkdir()
+        words = ["bind", "--model", str(model), "--skeletons", "../trace", "--group", group]
+        most = max(most, cost([*command, *words], out, env).memory)
+        shutil.rmtree(out)
+    shapes = dict(tensors(config))
+    layer = sum(prod(shape) for name, shape in shapes.items() if name.startswith("model.layers.0."))
+    return most, 4 * prod(shapes["model.embed_tokens.weight"]) + 8 * layer + ALLOWANCE
+
+
+def build(model: Path, work: Path) -> tuple[Cost, dict[str, float]]:
+    """What a build without verification takes, and the seconds of its steps by kind."""
+    (work / "bench.yaml").write_text(_RECIPE.format(seq=SEQ), encoding="utf-8")
+    words = ["build", str(work / "bench.yaml"), "--model", str(model), "--out", str(work / "out"), "--verify", "none"]
+    took = cost([sys.executable, "-m", "cli.main", *words], Path(__file__).parent.parent)
+    (manifest,) = (work / "out").glob("*/manifest.json")
+    kinds: dict[str, float] = defaultdict(float)
+    for step, seconds in json.loads(manifest.read_text(encoding="utf-8"))["seconds"].items():
+        if step != "wall":
+            kinds[re.sub(r"_?\d+$", "", step)] += seconds
+    return took, dict(kinds)
+
+
+def convert(model: Path, work: Path) -> Cost:
+    """What llm_convert takes for the same."""
+    from compile import toolchain
+
+    env = toolchain.find().runner.environment()
+    words = ["-m", str(model), "-s", str(SEQ), "-q", "w4bf16", "-g", "64", "-c", "bm1684x", "-o", str(work / "theirs")]
+    env = {name: value for name, value in env.items() if name != "OMP_NUM_THREADS"}  # as its users have it
+    return cost([shutil.which("llm_convert.py", path=env["PATH"]) or "llm_convert.py", *words], work, env)
+
+
+def _bench(args: argparse.Namespace) -> int:
+    if args.beside and args.what != "build":
+        raise UserError("llm_convert has no exporter of its own", "--beside", "use it with `bench build`")
+    if args.layers is not None and args.layers < 1:
+        raise UserError(f'"{args.layers}" is no number of layers', "--layers", "give 1 or more")
+    config = {**SIZES[args.size], **({"num_hidden_layers": args.layers} if args.layers else {})}
+    with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
+        work = Path(scratch)
+        model = checkpoint(work / "checkpoint", config, args.what == "build")
+        title = f"Qwen2 of {args.size} sizes, {config['num_hidden_layers']} layers, SEQ {SEQ}"
+        if args.what == "export":
+            most, bound = export(model, config, work)
+            print(f"{title}: the exporter's largest process took {most / MB:.0f} MB, may take {bound / MB:.0f} MB")
+            return int(most > bound)
+        took, kinds = build(model, work)
+        _print(f"{title}, int4: hf2bmodel", took)
+        for kind, seconds in sorted(kinds.items(), key=lambda item: -item[1]):
+            print(f"  {seconds:6.1f} s  {kind}")
+        if args.beside:
+            theirs = convert(model, work)
+            _print("llm_convert", theirs)
+            print(f"wall {took.wall / theirs.wall:.2f} x, CPU {took.cpu / theirs.cpu:.2f} x llm_convert's")
+    return 0
+
+
+def _print(who: str, took: Cost) -> None:
+    print(f"{who}: {took.wall:.1f} s, {took.cpu:.1f} s of CPU, largest process {took.memory / MB:.0f} MB", flush=True)
