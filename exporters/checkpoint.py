@@ -25,6 +25,7 @@ from exporters.architecture import tables
 from exporters.quantized import LAYOUTS, Array, Grid, packed_modules
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
+PIECE = 2**26  # bytes of float32 that are converted at once
 FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -81,9 +82,23 @@ class _Files:
         tensor = file[stored]
         return np.asarray((tensor.float() if self.dtype(name) == "BF16" else tensor).numpy())
 
-    def read(self, name: str) -> Floats:
-        """The same as float32."""
-        return np.asarray(self.raw(name).astype(np.float32))
+    def read(self, name: str, transposed: bool = False) -> Floats:
+        """The same as float32, converted, and `transposed` if it is a matrix, by pieces: a vocabulary's table is there
+        once."""
+        shape = self.shape(name)
+        if len(shape) != 2 or self._is_bin:
+            value = self.raw(name).astype(np.float32)
+            return np.ascontiguousarray(value.T if transposed else value)
+        whole, out = self._load(self.where[name]).get_slice(self._stored[name]), np.empty(shape, np.float32)
+        out = out.reshape(shape[::-1]) if transposed else out
+        step = max(1, PIECE // max(1, 4 * shape[1]))
+        for start in range(0, shape[0], step):
+            piece = np.asarray(whole[start : min(start + step, shape[0])])
+            if transposed:
+                out[:, start : start + step] = piece.T
+            else:
+                out[start : start + step] = piece
+        return out
 
 
 class Checkpoint:
@@ -140,11 +155,14 @@ class Checkpoint:
         assert self.scheme
         return LAYOUTS[self.scheme.method].shape(self._files, self._modules[name], self.scheme)
 
-    def read(self, name: str) -> Floats:
-        """One tensor as float32. KeyError where there is none."""
+    def read(self, name: str, transposed: bool = False) -> Floats:
+        """One tensor as float32; `transposed`: of a matrix. KeyError where there is none."""
         grid = self.grid(name)
+        if not grid and not self._adapter:
+            return self._files.read(name, transposed)
         value = grid.weight() if grid else self._files.read(name)
-        return self._adapter.apply(name, value) if self._adapter else value
+        value = self._adapter.apply(name, value) if self._adapter else value
+        return np.ascontiguousarray(value.T) if transposed else value
 
     def grid(self, name: str) -> Grid | None:
         """The grid on which a tensor lies, None for one that is stored as floats."""
