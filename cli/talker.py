@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from cli.place import end_tokens, find, tokenizer
 from contract import manifest
 from contract.errors import UserError
-from contract.vision import Prompt
 
 if TYPE_CHECKING:
+    from contract.vision import Prompt
     from exporters.processor import Message
 
 _ANSWER_SHARE = 4  # a chat prompt leaves a quarter of the sequence for the answer, dropping old turns where needed

@@ -1,11 +1,11 @@
 """The compiler's own kernels for attention: it writes, builds (cmake, g++) and loads them while it compiles a net, and
 keeps them in ~/.ppl/cache, or where PPL_CACHE_PATH says.
 
-Where flag.txt says that a kernel was built and it is not there, or that it could not be built, attention is left out
-of every net that needs it, without a word (tpu-mlir 1.30.2; a block's cosine falls to 0.6). Two processes that build
-one kernel at once are enough to bring that about (code 17 is EEXIST), and it stays so. So each step has a cache of its
-own, in its folder, with links to the kernels that are known to be whole; what it builds anew is added to them when the
-step has ended well.
+Where flag.txt says that a kernel was built and it is not there, attention is left out of every net that needs it,
+without a word (tpu-mlir 1.30.2; a block's cosine falls to 0.6), and it stays so. A cache that many processes write at
+once comes to that. So each step has a cache of its own, in its folder, with links to the kernels that are known to be
+whole; what it builds anew is added to them when the step has ended well. Kernels whose blocks do not fit the chip's
+memory (code 17: the compiler tries smaller ones next) are remembered as well, for they take as long to build.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 FOLDER = ".ppl"  # in the working directory of the compiler, which is the step's
 ENVIRONMENT = {"PPL_CACHE_PATH": FOLDER}
-_FLAGS = "flag.txt"
+_FLAGS, _BUILT, _UNFIT = "flag.txt", "0", "17"
 _DONE, _LIBRARIES = "compiled", "lib"  # all of a kernel that is read again
 
 
@@ -37,33 +37,38 @@ class Kernels:
         cache = step / FOLDER
         cache.mkdir()
         known = [path for path in sorted(self.folder.glob("*")) if path.name.isdigit()] if self._linked else []
+        codes = {path: _BUILT if (path / _DONE).exists() else _UNFIT for path in known}
         for path in known:
             (cache / path.name).symlink_to(path)
-        (cache / _FLAGS).write_text("".join(f"{path.name} 0\n" for path in known), encoding="ascii")
+        (cache / _FLAGS).write_text("".join(f"{p.name} {code}\n" for p, code in codes.items()), encoding="ascii")
 
     def collect(self, step: Path) -> str:
         """Keep what was built in `step`. Why its nets cannot be trusted; empty where they can."""
-        flags = [line.split() for line in (step / FOLDER / _FLAGS).read_text(encoding="ascii").splitlines()]
-        if bad := sorted({code for _, code in flags if code != "0"}):
-            return f"the compiler's kernel for attention could not be built (code {bad[0]}): it needs cmake and g++"
-        if lost := [name for name, _ in flags if not any((step / FOLDER / name / _LIBRARIES).glob("*.so"))]:
+        cache = step / FOLDER
+        codes = dict(line.split() for line in (cache / _FLAGS).read_text(encoding="ascii").splitlines())
+        fresh = {name: code for name, code in codes.items() if not (cache / name).is_symlink()}
+        if odd := set(fresh.values()) - {_BUILT, _UNFIT}:
+            return f"the compiler's kernel for attention could not be built (code {min(odd)}): it needs cmake and g++"
+        built = [name for name, code in codes.items() if code == _BUILT]
+        if lost := [name for name in built if not any((cache / name / _LIBRARIES).glob("*.so"))]:
             return f"the compiler's kernel {lost[0]} for attention is gone"
         if _left_out(step):
             return "the compiler left attention out of the net"
         with contextlib.suppress(OSError):  # a full disk, or another build that was faster: they are built anew
-            for name, _ in flags:
-                self._keep(step / FOLDER / name)
+            for name, code in fresh.items():
+                self._keep(cache / name, code == _BUILT)
         return ""
 
-    def _keep(self, made: Path) -> None:
+    def _keep(self, made: Path, fits: bool) -> None:
         target = self.folder / made.name
-        if made.is_symlink() or target.exists() or not (made / _DONE).is_file():
+        if target.exists() or (fits and not (made / _DONE).is_file()):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=".", dir=self.folder))
         try:
-            shutil.copytree(made / _LIBRARIES, part / _LIBRARIES)
-            (part / _DONE).touch()
+            if fits:
+                shutil.copytree(made / _LIBRARIES, part / _LIBRARIES)
+                (part / _DONE).touch()
             part.rename(target)
         finally:
             shutil.rmtree(part, ignore_errors=True)

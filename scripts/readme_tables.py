@@ -109,7 +109,7 @@ def chips(language: str) -> Iterable[Row]:
 
 def recipes(_: str) -> Iterable[Row]:
     for recipe, spec in zoo_by_size():
-        disk = estimate.disk(spec, recipe.mode, recipe.seq_length)
+        disk = plan.make_plan(recipe, spec, Path("model"), Path("out"), plan.settle(recipe, {})).disk
         size = estimate.bmodel_bytes(recipe, spec, "int4", recipe.seq_length, recipe.group_size)
         devices = ", ".join(str(n) for n in DEVICES if _fits(recipe, spec, n))
         sizes = (count(spec.parameters), spec.layers, spec.hidden, recipe.seq_length, spec.max_positions)
