@@ -63,9 +63,9 @@ def carry_out(prepared: Prepared) -> int:
 
 
 def _conclude(folder: Path, verify: str) -> int:
-    from cli import pipeline
+    from cli import judge
 
-    manifest = pipeline.judge(folder, verify, say)
+    manifest = judge.judge(folder, verify, say)
     _summarise([score_from_json(s) for s in manifest.parity])
     print(f"{manifest.status}: {folder / manifest.bmodel}" + (f" ({manifest.reason})" if manifest.reason else ""))
     print(f"report: {folder / 'report.html'}")
@@ -85,10 +85,10 @@ def _summarise(scores: list[Score]) -> None:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from cli import pipeline
+    from cli import judge
 
-    pipeline.climb_again(args.dir, say)
-    manifest = pipeline.judge(args.dir, "full", say)
+    judge.climb_again(args.dir, say)
+    manifest = judge.judge(args.dir, "full", say)
     if args.json:
         fields = {"status": manifest.status, "reason": manifest.reason, "scores": manifest.parity}
         print(json.dumps(fields, indent=1))
