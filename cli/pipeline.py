@@ -158,7 +158,9 @@ def _manifest(prepared: Prepared, records: Mapping[str, Record], digests: Digest
             "trust_remote_code": prepared.request["trust_remote_code"],
             "bytes": size,
         },
-        geometry=asdict(spec.geometry(options.seq_length, quantization.half(spec, options), options.prefill_length)),
+        geometry=asdict(
+            spec.geometry(options.seq_length, quantization.half(spec, options), options.prefill_length, options.batch)
+        ),
         tools=tools(prepared),
         nets=nets,
         seconds=dict(seconds),

@@ -7,6 +7,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,14 @@ from cli.talker import Talker, note
 from contract.errors import UserError
 
 if TYPE_CHECKING:
+    from contract.vision import Prompt
     from exporters.processor import Message
 
 
 def add_parsers(subparsers: Any) -> None:
     """Registers both commands; each sets `run`, a function of the parsed arguments that gives the exit code."""
     generate = subparsers.add_parser("generate", help="complete a prompt with a bmodel")
-    generate.add_argument("--prompt", required=True)
+    generate.add_argument("--prompt", required=True, action="append", help="give several to answer them side by side")
     for kind, what in (("image", "a picture's file"), ("video", "a video's file, or a folder of its frames")):
         generate.add_argument(
             f"--{kind}",
@@ -31,7 +33,7 @@ def add_parsers(subparsers: Any) -> None:
             metavar="PATH",
             help=f"{what}; may be given several times",
         )
-    generate.add_argument("--json", action="store_true", help="print one JSON object instead of streaming")
+    generate.add_argument("--json", action="store_true", help="print one JSON object a prompt instead of streaming")
     generate.set_defaults(run=_generate)
     chat = subparsers.add_parser("chat", help="talk with a bmodel")
     chat.set_defaults(run=_chat)
@@ -57,9 +59,14 @@ def _shown(kind: str) -> Callable[[str], tuple[str, Path]]:
 
 def _generate(args: argparse.Namespace) -> int:
     talker = Talker(args)
-    prompt = talker.encode([talker.message(args.prompt, [talker.show(*shown) for shown in args.shown])])
-    talker.check(prompt)
+    shown = [talker.show(*shown) for shown in args.shown]
+    prompts = [talker.encode([talker.message(text, shown)]) for text in args.prompt]
+    for prompt in prompts:
+        talker.check(prompt)
     with talker:
+        if len(prompts) > 1:
+            return _side_by_side(talker, prompts, args.json)
+        (prompt,) = prompts
         generation = talker.generation(prompt)
         pieces = []
         try:
@@ -70,19 +77,31 @@ def _generate(args: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             print(file=sys.stderr)
             return 130
-        if args.json:
-            result = {
-                "text": "".join(pieces),
-                "tokens": generation.tokens,
-                "prompt_tokens": len(prompt.ids),
-                "seconds_to_first_token": round(generation.seconds_to_first, 4),
-                "tokens_per_second": round(generation.tokens_per_second, 3),
-                "finish_reason": generation.finish_reason,
-            }
-            print(json.dumps(result, ensure_ascii=False))
-        else:
-            print()
+        print(_as_json("".join(pieces), generation, prompt) if args.json else "")
     return 0
+
+
+def _side_by_side(talker: Talker, prompts: list[Prompt], as_json: bool) -> int:
+    """Answers in the order of the prompts, when all are there."""
+    from runtime.generation import side_by_side
+
+    made = side_by_side(talker.batch, [partial(talker.generation, prompt) for prompt in prompts])
+    for number, (generation, prompt) in enumerate(zip(made, prompts, strict=True), 1):
+        text = "".join(talker.stream(generation.tokens, prompt))
+        print(_as_json(text, generation, prompt) if as_json else f"[{number}] {text}")
+    return 0
+
+
+def _as_json(text: str, generation: Any, prompt: Prompt) -> str:
+    result = {
+        "text": text,
+        "tokens": generation.tokens,
+        "prompt_tokens": len(prompt.ids),
+        "seconds_to_first_token": round(generation.seconds_to_first, 4),
+        "tokens_per_second": round(generation.tokens_per_second, 3),
+        "finish_reason": generation.finish_reason,
+    }
+    return json.dumps(result, ensure_ascii=False)
 
 
 def _chat(args: argparse.Namespace) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,15 +21,16 @@ _ANSWER_SHARE = 4  # a chat prompt leaves a quarter of the sequence for the answ
 
 
 class Talker:
-    """An engine, one session, and the tokenizer that belongs to them. The engine runs inside `with` only: what does
-    not need it can be refused before."""
+    """An engine, one session and those that can sit beside it (`batch`), and the tokenizer that belongs to them. The
+    engine runs inside `with` only: what does not need it can be refused before."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         from runtime import bmodel
         from runtime.sampler import Sampler
 
         sampling = (args.temperature, args.top_k, args.top_p, args.repetition_penalty, args.seed)
-        self._sampler = Sampler(*sampling)
+        self._new_sampler = partial(Sampler, *sampling)
+        self._sampler = self._new_sampler()
         place = find(args.dir, args.config)
         self._bmodel, self._device, self._fps = place.bmodel, args.device, args.fps
         self._chip = bmodel.read(place.bmodel).chip
@@ -47,7 +49,8 @@ class Talker:
 
         self._engine = Engine(self._bmodel, self._chip, self._device)
         try:
-            self.session = self._engine.session()
+            self.batch = self._engine.batch()
+            self.session = self.batch.seats[0]
         except BaseException:
             self._engine.close()
             raise
@@ -97,13 +100,14 @@ class Talker:
             note(f"(forgot the oldest {'turn' if dropped == 1 else f'{dropped} turns'}: the sequence is full)")
         return kept, prompt
 
-    def generation(self, prompt: Prompt) -> Any:
-        """The answer's tokens, to be iterated over. UserError, with the arithmetic, for a prompt whose pictures are
-        too many."""
+    def generation(self, prompt: Prompt, session: Any = None) -> Any:
+        """The answer's tokens, to be iterated over. `session`: one of the batch's, which is then as it would be alone.
+        UserError, with the arithmetic, for a prompt whose pictures are too many."""
         from runtime.generation import Generation
 
         self.check(prompt, self.session.prompt_length)
-        return Generation(self.session, prompt.ids, self._sampler, self._limit, self._ends, prompt.pictures)
+        sampler = self._new_sampler() if session else self._sampler
+        return Generation(session or self.session, prompt.ids, sampler, self._limit, self._ends, prompt.pictures)
 
     def check(self, prompt: Prompt, limit: int | None = None) -> None:
         """UserError where a prompt with pictures takes more than `limit` positions; None for what the manifest says."""
@@ -117,18 +121,18 @@ class Talker:
             what = f"the prompt has {len(prompt.ids)} tokens ({told}); it takes {limit}"
             raise UserError(what, self._bmodel.name, "show less, or smaller pictures")
 
-    def stream(self, generation: Any, prompt: Prompt) -> Iterator[str]:
-        """The answer's text in pieces of whole characters."""
-        pieces = self._pieces(generation, prompt.ids)
+    def stream(self, tokens: Iterable[int], prompt: Prompt) -> Iterator[str]:
+        """An answer's text in pieces of whole characters."""
+        pieces = self._pieces(tokens, prompt.ids)
         if self._template:
             pieces = from_first_letter(pieces)
         return (piece for piece in pieces if piece)
 
-    def _pieces(self, generation: Any, ids: list[int]) -> Iterator[str]:
+    def _pieces(self, tokens: Iterable[int], ids: list[int]) -> Iterator[str]:
         from runtime.detokenizer import Detokenizer
 
         text = Detokenizer(self._decode, ids)
-        for token in generation:
+        for token in tokens:
             yield text.add(token)
         yield text.flush()
 

@@ -36,10 +36,11 @@ def _sizes(options: Mapping[str, Any]) -> tuple[str, ...]:
     """What trace and parity must be told alike. Options that an older manifest lacks are as they were before."""
     length, devices = options["seq_length"], options["devices"]
     prefill = lengths.flags(length, options.get("input_length"), options.get("history", False))
-    host = _switch("host-embedding", options.get("embed") == "disk")
-    pixels = options.get("max_pixels")
-    largest = ("--max-pixels", pixels) if pixels else ()
-    return ("--seq-length", str(length), "--devices", str(devices), *prefill, *largest, *host)
+    batch, pixels = options.get("batch", 1), options.get("max_pixels")
+    forms: tuple[str, ...] = ("--max-pixels", pixels) if pixels else ()
+    forms += _switch("host-embedding", options.get("embed") == "disk")
+    forms += ("--batch", str(batch)) if batch > 1 else ()
+    return ("--seq-length", str(length), "--devices", str(devices), *prefill, *forms)
 
 
 def _adapter(folder: str | None) -> tuple[str, ...]:

@@ -48,6 +48,7 @@ class Options:
     max_pixels: str | None
     vit: str | None
     dynamic_vit: bool
+    batch: int
     embed: str
 
     @property
@@ -89,7 +90,8 @@ def make_plan(
     quantization.check(recipe, spec, options)
     if options.route == vendor.ROUTE:
         vendor.check(spec, options)
-    geometry = spec.geometry(options.seq_length, quantization.half(spec, options), options.prefill_length)
+    half = quantization.half(spec, options)
+    geometry = spec.geometry(options.seq_length, half, options.prefill_length, options.batch)
     decoder = graphs.decoder_graphs(geometry, not options.sample, options.history, options.host_embedding)
     nets = decoder + vision.nets(spec, options, geometry)
     folder = out.absolute() / folder_name(recipe.name, asdict(options), asdict(settle(recipe, {})))

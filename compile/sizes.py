@@ -1,4 +1,4 @@
-"""Which sequence lengths and numbers of devices a model can be built for."""
+"""Which sequence lengths, and how many conversations and devices, a model can be built for."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ SPLIT_ABOVE = 0x400000
 
 
 def check(spec: DecoderSpec, options: Options) -> None:
-    """UserError for more positions than the model was made for, and for heads or an MLP that devices cannot share."""
+    """UserError for more positions than the model was made for, for heads or an MLP that devices cannot share, and for
+    conversations side by side where there is no place for them."""
     if options.seq_length > spec.max_positions:
         remedy = f"use 1 to {spec.max_positions}, the model's limit"
         raise UserError(f"{options.seq_length} positions cannot be built", "--seq-length", remedy)
+    if options.batch > 1:
+        _check_batch(spec, options)
     if options.devices > 1 and not find(spec.model_type).split:
         what = f"layers of {spec.model_type} models cannot be split over devices"
         raise UserError(what, "--devices", "use 1")
@@ -36,3 +39,13 @@ def check(spec: DecoderSpec, options: Options) -> None:
         fits = [n for n in DEVICES if spec.heads % n == spec.kv_heads % n == 0]
         heads = f"{spec.heads} heads and {spec.kv_heads} KV heads"
         raise UserError(f"{heads} cannot be split over {options.devices} devices", "--devices", f"use {one_of(fits)}")
+
+
+def _check_batch(spec: DecoderSpec, options: Options) -> None:
+    if options.history:
+        what = "a chunk behind a history would write into the next conversation's cache"
+        raise UserError(what, "--batch", "leave out --history")
+    if options.devices > 1:
+        raise UserError("conversations side by side are not split over devices", "--batch", "use --devices 1")
+    if spec.vision or spec.axes > 1:
+        raise UserError(f"{spec.model_type} models take on one conversation at a time", "--batch", "use 1")

@@ -5,9 +5,10 @@ C++ demos load our bmodels and our runtime loads theirs. Where llm_convert leave
 (`lm_head.reshape_f32`, `Softmax1`) ours differs by name and agrees by position, shape and dtype.
 
 Shapes are in elements. S is the built sequence length, T the positions that a prefill net takes at once, H the hidden
-size, K the KV heads, D the head size, V the vocabulary. Where attention is latent (MLA), k is the compressed latent
-and v the rotated key that all heads share, each as one head: that is all its cache holds. `half` is the chip's storage
-type for activations: bfloat16, or float16 in mode f16; the ONNX graph of the same net carries float32 in its place.
+size, K the KV heads, D the head size, V the vocabulary, N the conversations of one decode step (1, unless built for
+more). Where attention is latent (MLA), k is the compressed latent and v the rotated key that all heads share, each as
+one head: that is all its cache holds. `half` is the chip's storage type for activations: bfloat16, or float16 in mode
+f16; the ONNX graph of the same net carries float32 in its place.
 """
 
 from __future__ import annotations
@@ -95,7 +96,8 @@ class GraphSpec:
 @dataclass(frozen=True)
 class Geometry:
     """The sizes that fix every shape of a decoder built for `seq_length` positions, of which a prefill net takes
-    `input_length` at once; 0 means all. `axes`: numbers that make one position: 3 with M-RoPE (time, height, width)."""
+    `input_length` at once; 0 means all. `axes`: numbers that make one position: 3 with M-RoPE (time, height, width).
+    `batch`: N, conversations that a decode step takes on at once; more than 1 only where `axes` is 1."""
 
     layers: int
     hidden: int
@@ -107,6 +109,7 @@ class Geometry:
     half: str = BFLOAT16
     input_length: int = 0
     axes: int = 1
+    batch: int = 1
 
     @property
     def prefill_length(self) -> int:
@@ -133,42 +136,43 @@ def block_kv_name(layer: int) -> str:
 
 def embedding(g: Geometry) -> GraphSpec:
     """Token ids of a prompt, or of a chunk of one, to hidden states."""
-    return _embedding(g, EMBEDDING, g.prefill_length)
+    return _embedding(g, EMBEDDING, 1, g.prefill_length)
 
 
 def embedding_cache(g: Geometry) -> GraphSpec:
-    """The token id of one decode step to its hidden state."""
-    return _embedding(g, EMBEDDING_CACHE, 1)
+    """The token ids of one decode step to their hidden states."""
+    return _embedding(g, EMBEDDING_CACHE, g.batch, 1)
 
 
-def _embedding(g: Geometry, name: str, length: int) -> GraphSpec:
+def _embedding(g: Geometry, name: str, rows: int, length: int) -> GraphSpec:
     return GraphSpec(
         name,
         name,
         None,
-        (TensorSpec("input_ids", (1, length), INT32),),
-        (TensorSpec(name, (1, length, g.hidden), g.half),),
+        (TensorSpec("input_ids", (rows, length), INT32),),
+        (TensorSpec(name, (rows, length, g.hidden), g.half),),
     )
 
 
 def block(g: Geometry, layer: int) -> GraphSpec:
     """One layer over the first T positions of a prompt (prefill). Masked positions hold MASKED, visible ones 0."""
     t = g.prefill_length
-    return GraphSpec(block_name(layer), BLOCK, layer, _block_inputs(g, t, t), _block_outputs(g, t))
+    return GraphSpec(block_name(layer), BLOCK, layer, _block_inputs(g, 1, t, t), _block_outputs(g, 1, t))
 
 
 def block_cache(g: Geometry, layer: int) -> GraphSpec:
-    """One layer, one decode step over a KV cache of S positions; returns only the new step's k and v."""
-    inputs = _block_inputs(g, 1, g.seq_length + 1) + _history(g)
-    return GraphSpec(block_cache_name(layer), BLOCK_CACHE, layer, inputs, _block_outputs(g, 1))
+    """One layer, one decode step of N conversations, each over a KV cache of S positions; returns only the new step's
+    k and v."""
+    inputs = _block_inputs(g, g.batch, 1, g.seq_length + 1) + _history(g, g.batch)
+    return GraphSpec(block_cache_name(layer), BLOCK_CACHE, layer, inputs, _block_outputs(g, g.batch, 1))
 
 
 def block_kv(g: Geometry, layer: int) -> GraphSpec:
     """One layer over T further positions of a prompt or a conversation (prefill over a KV cache of S positions);
     returns only their k and v. In the mask the cache comes first, then the T positions themselves."""
     t = g.prefill_length
-    inputs = _block_inputs(g, t, g.seq_length + t) + _history(g)
-    return GraphSpec(block_kv_name(layer), BLOCK_KV, layer, inputs, _block_outputs(g, t))
+    inputs = _block_inputs(g, 1, t, g.seq_length + t) + _history(g, 1)
+    return GraphSpec(block_kv_name(layer), BLOCK_KV, layer, inputs, _block_outputs(g, 1, t))
 
 
 def layer_nets(g: Geometry, layer: int, history: bool) -> tuple[GraphSpec, ...]:
@@ -177,26 +181,25 @@ def layer_nets(g: Geometry, layer: int, history: bool) -> tuple[GraphSpec, ...]:
     return (*nets, block_kv(g, layer)) if history else nets
 
 
-def _history(g: Geometry) -> tuple[TensorSpec, ...]:
-    return tuple(
-        TensorSpec(n, (1, g.seq_length, *kv), g.half) for n, kv in zip(("history_k", "history_v"), _kv(g), strict=True)
-    )
+def _history(g: Geometry, rows: int) -> tuple[TensorSpec, ...]:
+    names = zip(("history_k", "history_v"), _kv(g), strict=True)
+    return tuple(TensorSpec(name, (rows, g.seq_length, *kv), g.half) for name, kv in names)
 
 
-def _block_inputs(g: Geometry, length: int, visible: int) -> tuple[TensorSpec, ...]:
+def _block_inputs(g: Geometry, rows: int, length: int, visible: int) -> tuple[TensorSpec, ...]:
     return (
-        TensorSpec("input_states", (1, length, g.hidden), g.half),
-        TensorSpec("position_ids", (g.axes, length), INT32),
-        TensorSpec("attention_mask", (1, 1, length, visible), g.half),
+        TensorSpec("input_states", (rows, length, g.hidden), g.half),
+        TensorSpec("position_ids", (rows * g.axes, length), INT32),
+        TensorSpec("attention_mask", (rows, 1, length, visible), g.half),
     )
 
 
-def _block_outputs(g: Geometry, length: int) -> tuple[TensorSpec, ...]:
+def _block_outputs(g: Geometry, rows: int, length: int) -> tuple[TensorSpec, ...]:
     k, v = _kv(g)
     return (
-        TensorSpec("output_states", (1, length, g.hidden), g.half),
-        TensorSpec("k_cache", (1, length, *k), g.half),
-        TensorSpec("v_cache", (1, length, *v), g.half),
+        TensorSpec("output_states", (rows, length, g.hidden), g.half),
+        TensorSpec("k_cache", (rows, length, *k), g.half),
+        TensorSpec("v_cache", (rows, length, *v), g.half),
     )
 
 
@@ -205,13 +208,14 @@ def _kv(g: Geometry) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 def lm_head(g: Geometry, top1: bool) -> GraphSpec:
-    """Final norm and vocabulary projection of one position; `top1` fuses the argmax, else float32 logits."""
-    out = TensorSpec("token_id", (1, 1), INT32) if top1 else TensorSpec("m_logits", (1, g.vocab), FLOAT32)
-    return GraphSpec(LM_HEAD, LM_HEAD, None, (TensorSpec("hidden_states", (1, g.hidden), g.half),), (out,))
+    """Final norm and vocabulary projection of one position of each of N conversations; `top1` fuses the argmax, else
+    float32 logits."""
+    out = TensorSpec("token_id", (g.batch, 1), INT32) if top1 else TensorSpec("m_logits", (g.batch, g.vocab), FLOAT32)
+    return GraphSpec(LM_HEAD, LM_HEAD, None, (TensorSpec("hidden_states", (g.batch, g.hidden), g.half),), (out,))
 
 
 def greedy_head(g: Geometry) -> GraphSpec:
-    """Argmax of the logits."""
+    """Argmax of the logits of one conversation."""
     logits = TensorSpec("m_logits", (1, g.vocab), FLOAT32)
     return GraphSpec(GREEDY_HEAD, GREEDY_HEAD, None, (logits,), (TensorSpec("token_id", (1, 1), INT32),))
 

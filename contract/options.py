@@ -78,6 +78,7 @@ BUILD = (
     Option("max_pixels", "MAX_PIXELS", TEXT, "height,width of the largest picture, in pixels", suffix="px{}"),
     Option("vit", "VIT", CHOICE, "weights of the vision tower (default: 16 bits)", allowed=VITS, suffix="vit-{}"),
     Option("dynamic_vit", "DYNAMIC_VIT", SWITCH, "smaller pictures cost less", False, suffix="dynamic-vit"),
+    Option("batch", "BATCH", NUMBER, "conversations that decode together", 1, suffix="b{}"),
     Option("embed", "EMBED", CHOICE, "where the embedding table is looked up", "chip", EMBEDS, suffix="embed-{}"),
 )
 # Those that decide how it is made.

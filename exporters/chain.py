@@ -40,14 +40,19 @@ class Call:
 
 @dataclass
 class LayerRun:
-    """All runs of one layer: each chunk of the prompt and each decode step, and the states it hands on."""
+    """All runs of one layer: each chunk of the prompt and each decode step, and the states it hands on. A step of
+    several conversations: `seated`."""
 
     chunks: list[Call] = field(default_factory=list)
     steps: list[Call] = field(default_factory=list)
 
     def states(self) -> States:
-        chunks, steps = ([call.outputs[STATES] for call in calls] for calls in (self.chunks, self.steps))
-        return States(chunks, steps)
+        steps = [call.outputs[STATES] for call in self.steps]
+        seats = [number % len(step) for number, step in enumerate(steps)]
+        return States(
+            [call.outputs[STATES] for call in self.chunks],
+            [step[seat : seat + 1] for seat, step in zip(seats, steps, strict=True)],
+        )
 
 
 def chunks(count: int, geometry: Geometry, history: bool) -> list[int]:
@@ -72,6 +77,13 @@ def history_mask(length: int, seq_length: int, past: int) -> Array:
     return np.concatenate([cached, prefill_mask(length)], axis=-1)
 
 
+def seated(step: int, seats: int) -> list[int]:
+    """Which decode step sits in each of `seats` when this one is run: it in seat step % seats, beside the last ones
+    before it, which must change nothing; where there were none, itself."""
+    before = [step - (step - seat) % seats for seat in range(seats)]
+    return [earlier if earlier >= 0 else step for earlier in before]
+
+
 def padded(ids: list[int], length: int) -> Array:
     """[1, T] int32, zeros behind the prompt."""
     out = np.zeros((1, length), np.int32)
@@ -91,14 +103,14 @@ def run_layer(
     prompt. `positions` [axes, T] int32: rows of the rotary tables, of the prompt and the steps behind it. `unmask`:
     lets some of a chunk's positions see later ones.
 
-    The KV cache is filled as the runtime fills it.
+    The KV cache is filled as the runtime fills it. A decode step of several conversations: `seated`.
     """
     layer, out = _Layer(geometry, positions, unmask), LayerRun()
     for state, length in zip(states.chunks, lengths, strict=True):
         prefill = runs[2] if layer.past else runs[0]
         out.chunks.append(layer.run(prefill, state, length))
     for step in states.steps:
-        out.steps.append(layer.run(runs[1], step, 1))
+        out.steps.append(layer.step(runs[1], step))
     return out
 
 
@@ -107,12 +119,26 @@ class _Layer:
 
     def __init__(self, geometry: Geometry, positions: Array, unmask: Unmask | None) -> None:
         self.geometry, self.positions, self.unmask, self.past = geometry, positions, unmask, 0
+        self.steps, self.count = dict[int, dict[str, Array]](), -1  # those that are seated, and the last one's number
         sizes = {"history_k": geometry.head_dim, "history_v": geometry.v_head_dim}
         shape = (1, geometry.seq_length, geometry.kv_heads)
         self.history = {name: np.zeros((*shape, size), np.float32) for name, size in sizes.items()}
 
     def run(self, net: Run, state: Array, count: int) -> Call:
         """`state` [1, T, H], of which `count` positions are real, through `net`; their k and v go into the cache."""
+        inputs = self._inputs(state, count)
+        return self._kept(Call(inputs, net(inputs)), count, 0)
+
+    def step(self, net: Run, state: Array) -> Call:
+        """`state` [1, 1, H] through `net`, which takes on as many conversations as the geometry says."""
+        seats, self.count = self.geometry.batch, self.count + 1
+        self.steps.pop(self.count - seats, None)
+        self.steps[self.count] = self._inputs(state, 1)
+        together = [self.steps[step] for step in seated(self.count, seats)]
+        inputs = {name: np.concatenate([each[name] for each in together]) for name in together[0]}
+        return self._kept(Call(inputs, net(inputs)), 1, self.count % seats)
+
+    def _inputs(self, state: Array, count: int) -> dict[str, Array]:
         length, end = state.shape[1], self.geometry.seq_length
         # Padding takes the last position again: what follows may lie beyond the tables' end.
         places = np.minimum(np.arange(self.past, self.past + length), self.positions.shape[1] - 1)
@@ -126,9 +152,11 @@ class _Layer:
         }
         if self.past:
             inputs |= {name: value.copy() for name, value in self.history.items()}
-        call = Call(inputs, net(inputs))
+        return inputs
+
+    def _kept(self, call: Call, count: int, seat: int) -> Call:
         for name, fresh in (("history_k", "k_cache"), ("history_v", "v_cache")):
-            self.history[name][:, self.past : self.past + count] = call.outputs[fresh][:, :count]
+            self.history[name][:, self.past : self.past + count] = call.outputs[fresh][seat, :count]
         self.past += count
         return call
 

@@ -31,7 +31,8 @@ class Embedding(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer over a whole prompt of at most `length` positions, or, given a history, over one step.
+    """One layer over a whole prompt of at most `length` positions, or, given a history, over one step, of one
+    conversation or of several.
 
     `rotary`: cos and sin [rows, size], looked up by position, so position_ids is a real input. `stretch` [rows, 1]:
     factors on q, looked up likewise. `mask`: what else decides which positions are seen (patches.positions).
@@ -80,7 +81,8 @@ class Block(nn.Module):
         if self.mask is not None:
             step.mask = self.mask(position_ids, attention_mask)
         if self.zeros is not None:
-            step.mask = attention_mask + look_up(position_ids, self.zeros)  # type: ignore[arg-type]
+            zeros = look_up(position_ids, self.zeros)  # type: ignore[arg-type]
+            step.mask = attention_mask + (zeros if zeros.shape[0] == 1 else zeros[:, None])
         if self.positions is not None:
             input_states = input_states + look_up(position_ids, self.positions)
         out = self.layer(input_states, **self._arguments(step))

@@ -22,14 +22,13 @@ from exporters import chain, modules, reference
 from exporters.bind import assemble, bound
 from exporters.chain import Array, Call, LayerRun, States, distance
 from exporters.checkpoint import Checkpoint
+from exporters.kept import KEPT_HEADS, Kept, some
 from exporters.model import Decoder
 from exporters.reference import Reference
 from exporters.show import Shown
 from exporters.vision import Size
 
 _Lookup = Callable[[Array], Array]
-KEPT_STEPS = 3  # decode steps kept for the chip: the first, a middle one, the last
-KEPT_HEADS = 16  # positions kept for lm_head: it may give a token id only, which is right or wrong
 
 
 def climb(
@@ -43,18 +42,19 @@ def climb(
     history: bool = False,
     size: Size | None = None,
     host_embedding: bool = False,
+    batch: int = 1,
 ) -> list[Score]:
     """Compare every net; write `parity.json` and `reference/` into `out`.
 
     `folder` holds the folder of the trace step, `trace`. Its skeletons are bound here, one group at a time.
-    `input_length`, `history`, `size`, `host_embedding`: as they were traced. An embedding on the host has no ONNX, and
-    takes no part in that rung.
+    `input_length`, `history`, `size`, `host_embedding`, `batch`: as they were traced. An embedding on the host has no
+    ONNX, and takes no part in that rung.
     """
     spec = decoder.spec
     most = None if history else input_length or None
     source = (decoder.model_dir, decoder.architecture, spec)
     truth = reference.run(*source, prompt, positions, seq_length, most, decoder.adapter, size)
-    geometry = spec.geometry(seq_length, input_length=input_length)
+    geometry = spec.geometry(seq_length, input_length=input_length, batch=batch)
     ladder = _Ladder(decoder, folder, geometry, _of_two(truth) if history else truth, out / "reference", history)
     if size and truth.pictures:
         ladder.vit(size)
@@ -62,7 +62,7 @@ def climb(
     for index in range(spec.layers):
         ladder.layer(index)
     ladder.heads()
-    ladder.keep_tokens()
+    ladder.kept.tokens(truth)
     (out / "parity.json").write_text(json.dumps([s.as_json() for s in ladder.scores], indent=1) + "\n")
     return ladder.scores
 
@@ -73,7 +73,7 @@ class _Ladder:
     def __init__(
         self, decoder: Decoder, folder: Path, geometry: Geometry, truth: Reference, kept: Path, history: bool
     ) -> None:
-        self.decoder, self.skeletons, self.truth, self.kept = decoder, folder / "trace", truth, kept
+        self.decoder, self.skeletons, self.truth, self.kept = decoder, folder / "trace", truth, Kept(kept)
         self.geometry, self.history = geometry, history
         self.checkpoint = Checkpoint(decoder.model_dir, decoder.adapter)
         self.valid = len(truth.prompt)
@@ -83,7 +83,6 @@ class _Ladder:
         self.positions = np.tile(np.arange(self.valid + len(truth.forced), dtype=np.int32) + row, (geometry.axes, 1))
         self.scores: list[Score] = []
         self.shown: Shown | None = None
-        kept.mkdir(parents=True, exist_ok=True)
 
     def vit(self, size: Size) -> None:
         """The tower, whose features then take their places in the prompt."""
@@ -93,8 +92,8 @@ class _Ladder:
             for rung, value, bar in shown.distances():
                 self._score(rung, graphs.VIT, None, value, bar, f"{len(self.truth.features[0])} feature rows")
             for name, call, valid in shown.kept(self.geometry):
-                self._keep(name, [call], valid)
-        shown.pictures.save(self.kept / PICTURES)
+                self.kept.calls(name, [call], valid)
+        shown.pictures.save(self.kept.folder / PICTURES)
 
     def embedding(self, on_host: bool) -> None:
         table = torch.from_numpy(self.checkpoint.read(f"{self.decoder.architecture.embed}.weight"))
@@ -102,14 +101,15 @@ class _Ladder:
         ends = np.cumsum(self.lengths)[:-1]
         parts = [list(ids) for ids in np.split(np.array(self.truth.prompt), ends)]
         prompt = [chain.padded(ids, self.geometry.prefill_length) for ids in parts]
-        steps = [np.array([[token]], np.int32) for token in self.truth.forced]
+        steps = self._seated([np.array([[token]], np.int32) for token in self.truth.forced])
         in_torch = self._torch_embedding(module)
         place = nullcontext(Path()) if on_host else bound(self.checkpoint, self.skeletons, "embedding")
+        states = []
         with place as folder:
-            self.torch_states, self.onnx_states = (
-                States([run_full(ids) for ids in prompt], [run_step(step) for step in steps])
-                for run_full, run_step in (in_torch, in_torch if on_host else self._onnx_embedding(folder))
-            )
+            for run_full, run_step in (in_torch, in_torch if on_host else self._onnx_embedding(folder)):
+                stepped = [run_step(step) for step in steps]
+                states.append(States([run_full(ids) for ids in prompt], self._unseated(stepped)))
+        self.torch_states, self.onnx_states = states
         first = Call({"input_ids": prompt[0]}, {graphs.EMBEDDING: self.onnx_states.chunks[0].copy()})
         self._splice(0)
         hf = self.truth.embedded.numpy()
@@ -117,10 +117,10 @@ class _Ladder:
         if not on_host:
             worst = max(distance(a, b) for a, b in zip(_all(self.torch_states), _all(self.onnx_states), strict=True))
             self._score(ONNX, graphs.EMBEDDING, None, worst, MAX_ABS_ONNX)
-        self._keep(graphs.EMBEDDING, [first], self.lengths[0])
-        outputs = [{graphs.EMBEDDING_CACHE: state} for state in self.onnx_states.steps]
+        self.kept.calls(graphs.EMBEDDING, [first], self.lengths[0])
+        outputs = [{graphs.EMBEDDING_CACHE: state} for state in stepped]
         calls = [Call({"input_ids": i}, o) for i, o in zip(steps, outputs, strict=True)]
-        self._keep(graphs.EMBEDDING_CACHE, _some(calls), stepwise=True)
+        self.kept.calls(graphs.EMBEDDING_CACHE, some(calls), stepwise=True)
 
     def _splice(self, number: int) -> None:
         """Features into the prompt's states: the tower's own (0), or deepstack features, which are added."""
@@ -151,20 +151,21 @@ class _Ladder:
             )
         self.torch_states, self.onnx_states = ours.states(), theirs.states()
         self._score_layer(index, nets, ours, theirs)
-        self._keep(nets[0].name, theirs.chunks[:1], self.lengths[0])
-        self._keep(nets[1].name, _some(theirs.steps), stepwise=True)
+        self.kept.calls(nets[0].name, theirs.chunks[:1], self.lengths[0])
+        self.kept.calls(nets[1].name, some(theirs.steps), stepwise=True)
         if self.history:
-            self._keep(nets[2].name, theirs.chunks[-1:], self.lengths[-1])
+            self.kept.calls(nets[2].name, theirs.chunks[-1:], self.lengths[-1])
         self._splice(index + 1)
 
     def _score_layer(self, index: int, nets: Sequence[GraphSpec], ours: LayerRun, theirs: LayerRun) -> None:
         hf, first = self.truth.layers[index].numpy(), self.lengths[0]
         steps = hf[self.valid :]
         largest = f"states up to {np.abs(hf).max():.1f}"
-        chunked = self._chunked(ours.states())
+        states = ours.states()
+        chunked = self._chunked(states)
         off = distance(hf[:first], chunked[:first])
         self._score(PATCHED, nets[0].name, index, off, MAX_ABS_PATCHED, f"{first} positions, {largest}")
-        chained = np.concatenate([call.outputs[chain.STATES][0] for call in ours.steps]) if ours.steps else steps
+        chained = np.concatenate([step[0] for step in states.steps]) if states.steps else steps
         detail = f"{len(ours.steps)} chained steps"
         self._score(PATCHED, nets[1].name, index, distance(steps, chained), MAX_ABS_PATCHED, detail)
         worst = self._worst(ours.chunks[:1], theirs.chunks[:1], [first])
@@ -204,25 +205,28 @@ class _Ladder:
         logits = modules.LmHead(norm, torch.from_numpy(weight), None, spec.logit_scale, spec.logit_softcap)
         net = graphs.lm_head(self.geometry, top1=False)
         torch_inputs, onnx_inputs = (
-            [{"hidden_states": s} for s in self._heads_of(states)] for states in (self.torch_states, self.onnx_states)
+            [{"hidden_states": s} for s in self._seated(self._heads_of(states))]
+            for states in (self.torch_states, self.onnx_states)
         )
         ours = [chain.torch_runner(logits, net)(i)["m_logits"] for i in torch_inputs]
         theirs = [nets[graphs.LM_HEAD](i) for i in onnx_inputs]
-        tokens = [int(o.argmax()) for o in ours]
+        tokens = [int(o.argmax()) for o in self._unseated(ours)]
         agreed = float(np.mean(np.array(tokens) == np.array(self.truth.expected)))
         detail = f"tokens at {len(tokens)} positions"
         self.scores.append(Score(PATCHED, "model", None, "agreement", agreed, 1.0, detail))
         if "token_id" in theirs[0]:
-            same = float(np.mean([int(o["token_id"].item()) == t for o, t in zip(theirs, tokens, strict=True)]))
+            found = self._unseated([o["token_id"] for o in theirs])
+            same = float(np.mean([int(o.item()) == t for o, t in zip(found, tokens, strict=True)]))
             self.scores.append(Score(ONNX, graphs.LM_HEAD, None, "agreement", same, 1.0, detail))
         else:
             worst = max(distance(a, b["m_logits"]) for a, b in zip(ours, theirs, strict=True))
             self._score(ONNX, graphs.LM_HEAD, None, worst, MAX_ABS_ONNX, f"logits at {len(tokens)} positions")
-            self._sampling(nets, theirs[0]["m_logits"])
+            self._sampling(nets, theirs[0]["m_logits"][:1])
         # A token id is right or wrong, and at a near-tie that says nothing of the net.
-        clear = [gap > resolution(top, "bf16") for gap, top in zip(self.truth.gap, self.truth.top, strict=True)]
+        gaps = [gap > resolution(top, "bf16") for gap, top in zip(self.truth.gap, self.truth.top, strict=True)]
+        clear = [all(gaps[i] for i in chain.seated(step, self.geometry.batch)) for step in range(len(gaps))]
         calls = [Call(i, o) for i, o, told in zip(onnx_inputs, theirs, clear, strict=True) if told or not any(clear)]
-        self._keep(graphs.LM_HEAD, _some(calls, KEPT_HEADS), stepwise=True)
+        self.kept.calls(graphs.LM_HEAD, some(calls, KEPT_HEADS), stepwise=True)
 
     def _sampling(self, nets: dict[str, chain.Run], logits: Array) -> None:
         """greedy_head and sample_head on real logits, with values that make every filter act."""
@@ -242,13 +246,15 @@ class _Ladder:
             ours, theirs = chain.torch_runner(module, net)(given), nets[net.name](given)
             worst = max(distance(ours[name], theirs[name]) for name in ours)
             self._score(ONNX, net.name, None, worst, MAX_ABS_ONNX)
-            self._keep(net.name, [Call(given, theirs)])
+            self.kept.calls(net.name, [Call(given, theirs)])
 
-    def keep_tokens(self) -> None:
-        truth = self.truth
-        names = ("prompt", "forced", "expected", "gap", "top")
-        data = {name: getattr(truth, name) for name in names}
-        (self.kept / "tokens.json").write_text(json.dumps(data) + "\n", encoding="utf-8")
+    def _seated(self, values: list[Array]) -> list[Array]:
+        """Of each decode step: the same [1, ...] in a seat of its own (chain.seated)."""
+        steps = [chain.seated(i, self.geometry.batch) for i in range(len(values))]
+        return [np.concatenate([values[i] for i in step]) for step in steps]
+
+    def _unseated(self, values: list[Array]) -> list[Array]:
+        return [value[i % len(value)][None] for i, value in enumerate(values)]
 
     def _heads_of(self, states: States) -> list[Array]:
         """The last layer's state at each position that predicts a token, [1, H] each."""
@@ -275,15 +281,6 @@ class _Ladder:
     def _score(self, rung: str, net: str, layer: int | None, value: float, bar: float, detail: str = "") -> None:
         self.scores.append(Score(rung, net, layer, "max_abs", value, bar, detail))
 
-    def _keep(self, net: str, calls: list[Call], valid: int = 1, stepwise: bool = False) -> None:
-        """One npz a net: `in.<tensor>` and `out.<tensor>`, led by the step's number where there are several."""
-        arrays: dict[str, Array] = {"valid": np.array(valid)}
-        for number, call in enumerate(calls):
-            lead = f"{number}." if stepwise else ""
-            arrays |= {f"{lead}in.{name}": value for name, value in call.inputs.items()}
-            arrays |= {f"{lead}out.{name}": value for name, value in call.outputs.items()}
-        np.savez(self.kept / f"{net}.npz", allow_pickle=False, **arrays)
-
 
 def _of_two(truth: Reference) -> Reference:
     """A prompt of one token takes the next one in, so that it can be cut into chunks."""
@@ -295,10 +292,3 @@ def _of_two(truth: Reference) -> Reference:
 
 def _all(states: States) -> list[Array]:
     return [*states.chunks, *states.steps]
-
-
-def _some(calls: list[Call], count: int = KEPT_STEPS) -> list[Call]:
-    """`count` of them, spread from the first to the last."""
-    if len(calls) <= count:
-        return calls
-    return [calls[i] for i in np.linspace(0, len(calls) - 1, count).round().astype(int)]

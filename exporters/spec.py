@@ -68,9 +68,9 @@ class DecoderSpec:
     axes: int = 1
     vision: VisionSpec | None = None
 
-    def geometry(self, seq_length: int, half: str = BFLOAT16, input_length: int = 0) -> Geometry:
+    def geometry(self, seq_length: int, half: str = BFLOAT16, input_length: int = 0, batch: int = 1) -> Geometry:
         sizes = (self.layers, self.hidden, self.kv_heads, self.head_dim, self.v_head_dim, self.vocab)
-        return Geometry(*sizes, seq_length, half, input_length, self.axes)
+        return Geometry(*sizes, seq_length, half, input_length, self.axes, batch)
 
     @property
     def parameters(self) -> int:

@@ -43,14 +43,16 @@ def trace_decoder(
     history: bool = False,
     size: Size | None = None,
     host_embedding: bool = False,
+    batch: int = 1,
 ) -> None:
     """Write the skeletons of every distinct net, with their bindings and constants, into `out`.
 
     `top1`: "argmax" or "topk" for a fused head, None for logits with greedy_head and sample_head. `input_length`:
     positions of a prefill net, 0 for all. `history`: a block_kv for each layer. `size`: height and width of the largest
     picture, in pixels, where there is a vision tower. `host_embedding`: no nets for the embedding (exporters.table).
+    `batch`: conversations in a decode step.
     """
-    tracer = _Tracer(decoder, decoder.spec.geometry(seq_length, input_length=input_length), out, history)
+    tracer = _Tracer(decoder, decoder.spec.geometry(seq_length, input_length=input_length, batch=batch), out, history)
     with torch.no_grad():
         if not host_embedding:
             tracer.embedding()

@@ -41,7 +41,8 @@ class Source(Protocol):
 
 @dataclass
 class Step:
-    """All that one run of a layer is given beside the hidden states [1, T, H].
+    """All that one run of a layer is given beside the hidden states [N, T, H]: of one conversation, or, in a decode
+    step (T = 1), of N. Every first size below that is 1 is N then.
 
     It travels as the cache argument, whatever a model calls that. `rotary`: cos and sin [1, T, rotary size].
     `stretch` [1, T, 1]: a factor on q.
@@ -122,7 +123,7 @@ class CachedAttention(Attention):
 def split(x: torch.Tensor, step: Step) -> torch.Tensor:
     """[1, T, heads * D] to [1, T, heads, D]. The number of positions is the one that stays open, in every reshape
     here: a dynamic net gets others than it was traced with."""
-    return x.view(1, -1, x.shape[2] // step.sizes.head_dim, step.sizes.head_dim)
+    return x.view(x.shape[0], -1, x.shape[2] // step.sizes.head_dim, step.sizes.head_dim)
 
 
 def find_step(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Step:
@@ -157,7 +158,7 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, step: Step) -> tor
     if step.mask is not None:
         scores = scores + step.mask if step.mask.shape[1] == 1 else step.mask + scores
     weights = torch.softmax(scores, dim=-1)
-    return torch.matmul(weights, v).transpose(1, 2).reshape(1, -1, q.shape[1] * v.shape[3])
+    return torch.matmul(weights, v).transpose(1, 2).reshape(q.shape[0], -1, q.shape[1] * v.shape[3])
 
 
 def repeated(x: torch.Tensor, heads: int) -> torch.Tensor:
@@ -166,7 +167,7 @@ def repeated(x: torch.Tensor, heads: int) -> torch.Tensor:
     if kv == heads:
         return x
     x = x[:, :, :, None].expand(-1, -1, -1, heads // kv, -1)
-    return x.reshape(1, -1, heads, x.shape[4])
+    return x.reshape(x.shape[0], -1, heads, x.shape[4])
 
 
 def joined(old: nn.Module, source: Source) -> nn.Module:

@@ -38,5 +38,7 @@ class DenseExperts(nn.Module):
         least = scores.topk(self.chosen, dim=-1).values[..., -1:]
         share = torch.where(scores >= least, scores, torch.zeros_like(scores)) * self.scale
         inner = self.act(self.gate(x)) * self.up(x)
-        weighed = inner.view(1, -1, self.count, inner.shape[2] // self.count) * share.view(1, -1, self.count, 1)
-        return self.down(weighed.view(1, -1, inner.shape[2])) + self.shared_experts(x)
+        weighed = inner.view(inner.shape[0], -1, self.count, inner.shape[2] // self.count) * share.view(
+            inner.shape[0], -1, self.count, 1
+        )
+        return self.down(weighed.view(inner.shape[0], -1, inner.shape[2])) + self.shared_experts(x)

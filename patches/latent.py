@@ -39,14 +39,14 @@ class LatentAttention(nn.Module):
         step = find_step(args, kwargs)
         heads = step.sizes.heads
         q = self.q_b(self.q_a_norm(self.q_a(hidden_states))) if hasattr(self, "q_b") else self.q(hidden_states)
-        q = q.view(1, -1, heads, q.shape[2] // heads)
+        q = q.view(q.shape[0], -1, heads, q.shape[2] // heads)
         split = q.shape[-1] - self.key
         q = torch.cat([q[..., :split], rope(q[..., split:], step.rotary)], dim=-1)
         both = self.kv_a(hidden_states)
-        latent = self.kv_a_norm(both[..., : self.latent]).view(1, -1, 1, self.latent)
-        key = rope(both[..., self.latent :].view(1, -1, 1, self.key), step.rotary)
+        latent = self.kv_a_norm(both[..., : self.latent]).view(both.shape[0], -1, 1, self.latent)
+        key = rope(both[..., self.latent :].view(both.shape[0], -1, 1, self.key), step.rotary)
         latent, key = step.extend(latent, key)
-        latent = latent.view(1, -1, self.latent)
-        k, v = (x.view(1, -1, heads, x.shape[2] // heads) for x in (self.k_b(latent), self.v_b(latent)))
+        latent = latent.view(both.shape[0], -1, self.latent)
+        k, v = (x.view(x.shape[0], -1, heads, x.shape[2] // heads) for x in (self.k_b(latent), self.v_b(latent)))
         k = torch.cat([k, key.expand(-1, -1, heads, -1)], dim=-1)
         return self.out(attend(q, k, v, step)), None

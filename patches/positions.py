@@ -16,7 +16,7 @@ _CHUNK = 64
 
 
 class Distance(nn.Module):
-    """position_ids [1, T] to (key - query + shift), [1, 1, T, length], for the keys at positions 0..length.
+    """position_ids [N, T] to (key - query + shift), [N, 1, T, length], for the keys at positions 0..length.
 
     A half type counts exactly to 256 only. So the query's position is looked up in two tables whose entries are exact,
     a multiple of 64 and a rest, and their sum is exact wherever it is small: near the query, or, with `shift`, near the
@@ -42,7 +42,7 @@ class Distance(nn.Module):
 
     def _sum(self, coarse: torch.Tensor, fine: torch.Tensor) -> torch.Tensor:
         both = coarse[..., :, None] + fine[..., None, :]
-        return both.reshape(1, 1, coarse.shape[1], -1)[..., : self.length]
+        return both.reshape(both.shape[0], 1, coarse.shape[1], -1)[..., : self.length]
 
 
 class Window(nn.Module):

@@ -1,13 +1,15 @@
 """Prefill and decode over the nets of a decoder, with the KV cache kept on the device. Worker process only.
 
-One instance serves any number of conversations: each has its own cache, all share the working buffers, because only
-one launch may run at a time anyway. The hidden states never leave the device.
+One instance serves any number of batches, each of as many conversations as the bmodel takes on in one decode step: of
+most, one. Each conversation has its own cache, all share the working buffers, because only one launch may run at a time
+anyway. The hidden states never leave the device.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +17,7 @@ import numpy as np
 from contract import graphs
 from contract.errors import UserError
 from contract.graphs import MASKED
+from runtime.cache import Batch, Fresh, Layers
 from runtime.device import Buffer, Device, bytes_of
 from runtime.embedding import Table
 from runtime.half import Array, from_storage, to_storage
@@ -55,16 +58,9 @@ class Shown:
         return Shown([f[inside] for f in self.features], self.places[inside] - start, self.together)
 
 
-@dataclass
-class Conversation:
-    """`cache`: per layer its K and V buffer, of which `length` positions are in use."""
-
-    cache: list[tuple[Buffer, Buffer]]
-    length: int = 0
-
-
 class Decoder:
-    """Conversations go by number. Calls are not checked here: ids and lengths must fit (runtime.session sees to it)."""
+    """Batches go by number, the conversations of each by their seats. Calls are not checked here: ids and lengths must
+    fit (runtime.session sees to it)."""
 
     def __init__(self, device: Device, table: Table | None = None) -> None:
         """`table`: of a bmodel without nets for the embedding. UserError where the bmodel is no decoder of the
@@ -75,61 +71,58 @@ class Decoder:
         block, cache = self._specs[graphs.block_name(0)], self._specs[graphs.block_cache_name(0)]
         tensors = {t.name: t for t in (*block.inputs, *cache.inputs)}  # where both have it, the decode step's
         names = [t.name for t in contract(graphs.BLOCK_CACHE).inputs]
-        self._position, self._history = tensors[names[1]], names[3:]
+        batch = self._sizes.batch
+        self._axes = math.prod(tensors[names[1]].shape) // batch  # of a position
         self._masked = to_storage(np.full(1, MASKED), tensors[names[2]].dtype)[0]
         prompt, whole = self._sizes.prefill_length, self._sizes.seq_length
-        self._hidden, self._hidden_bytes = tensors[names[0]], bytes_of(tensors[names[0]])
-        self._ids_mem = device.allocate(bytes_of(self._specs[graphs.EMBEDDING].inputs[0]))
-        self._position_mem = device.allocate(bytes_of(self._position) * prompt)
+        self._hidden, self._hidden_bytes = tensors[names[0]], bytes_of(tensors[names[0]]) // batch
+        ids = (self._specs[name].inputs[0] for name in (graphs.EMBEDDING, graphs.EMBEDDING_CACHE))
+        self._ids_mem = device.allocate(max(map(bytes_of, ids)))
+        self._position_mem = device.allocate(bytes_of(tensors[names[1]]) * prompt)
         # A chunk over a history also writes the k and v of its padding, which may lie beyond the last position.
         self._cached = whole + prompt if self._sizes.history else whole
-        self._mask_mem = device.allocate(max(prompt * self._cached, whole + 1) * self._masked.itemsize)
-        self._hidden_mems = [device.allocate(self._hidden_bytes * prompt) for _ in range(2)]
+        self._mask_mem = device.allocate(max(prompt * self._cached, batch * (whole + 1)) * self._masked.itemsize)
+        # The head takes the states of a whole batch, also behind a prompt's last position.
+        self._hidden_mems = [device.allocate(self._hidden_bytes * (prompt + batch - 1)) for _ in range(2)]
+        for mem in self._hidden_mems:
+            device.write(mem, np.zeros(mem.size, np.uint8))
         self._added_mem = device.allocate(self._hidden_bytes * (prompt if graphs.ADD in self._specs else 1))
         self._head_mem = device.allocate(bytes_of(self._specs[graphs.LM_HEAD].outputs[0]))
-        self._conversations: dict[int, Conversation] = {}
+        self._steps = [device.nets[graphs.block_cache_name(layer)].share for layer in range(self._sizes.layers)]
+        self._fresh = Fresh(device, self._steps) if batch > 1 else None
+        self._batches: dict[int, Batch] = {}
         self._numbers = itertools.count()
 
     def open(self) -> int:
-        """A new conversation's number."""
-        allocate, number = self._device.allocate, next(self._numbers)
-        conversation = Conversation([])
-        for layer in range(self._sizes.layers):
-            tensors = {t.name: t for t in self._device.nets[graphs.block_cache_name(layer)].share.inputs}
-            size = {name: bytes_of(tensors[name]) // self._sizes.seq_length for name in self._history}
-            k, v = (allocate(size[name] * self._cached) for name in self._history)
-            conversation.cache.append((k, v))
-        for mem in itertools.chain(*conversation.cache):
-            # Masked positions weigh 0, and 0 times the NaN that stale memory may hold is NaN.
-            self._device.write(mem, np.zeros(mem.size, np.uint8))
-        self._conversations[number] = conversation
+        """A new batch's number; all its seats are empty."""
+        number = next(self._numbers)
+        self._batches[number] = Batch(self._device, self._steps, self._cached)
         return number
 
     def close(self, number: int) -> None:
-        for mem in itertools.chain(*self._conversations.pop(number).cache):
-            self._device.free(mem)
+        self._batches.pop(number).free()
 
     def extend(
-        self, number: int, past: int, ids: Sequence[int], positions: Array, shown: Shown | None = None
+        self, number: int, seat: int, past: int, ids: Sequence[int], positions: Array, shown: Shown | None = None
     ) -> Result:
-        """Keeps the first `past` positions of conversation `number` and takes `ids` (1 to prompt_length of them) in
-        behind them, in chunks of prefill_length. `positions` [axes, T] int32: what each net is told of them."""
-        conversation, most = self._conversations[number], self._sizes.prefill_length
-        conversation.length = past
+        """Keeps the first `past` positions of a conversation and takes `ids` (1 to prompt_length of them) in behind
+        them, in chunks of prefill_length. `positions` [axes, T] int32: what each net is told of them."""
+        batch, most = self._batches[number], self._sizes.prefill_length
+        batch.lengths[seat] = past
         start = 0
         while start < len(ids):
             end = min(start + most, len(ids))
             end = shown.end(start, end) if shown else end
             chunk, seen = ids[start:end], shown and shown.part(start, end - start)
-            hidden = self._chunk(conversation, chunk, positions[:, start:end], seen)
-            conversation.length += len(chunk)
+            hidden = self._chunk(batch, seat, chunk, positions[:, start:end], seen)
+            batch.lengths[seat] += len(chunk)
             start = end
-        last = hidden.part((len(chunk) - 1) * self._hidden_bytes, self._hidden_bytes)
-        return (*self._head(last), conversation.length)
+        last = hidden.part((len(chunk) - 1) * self._hidden_bytes, self._hidden_bytes * self._sizes.batch)
+        return (*self._head(last)[0], batch.lengths[seat])
 
-    def _chunk(self, conversation: Conversation, ids: Sequence[int], places: Array, shown: Shown | None) -> Buffer:
+    def _chunk(self, batch: Batch, seat: int, ids: Sequence[int], places: Array, shown: Shown | None) -> Buffer:
         """At most prefill_length further positions. Their hidden states."""
-        past, n = conversation.length, len(ids)
+        past, n = batch.lengths[seat], len(ids)
         kind = graphs.BLOCK_KV if past else graphs.BLOCK
         dynamic = self._device.nets[graphs.layer_name(kind, 0)].dynamic
         rows = n if dynamic else self._sizes.prefill_length
@@ -139,46 +132,55 @@ class Decoder:
         mask[:n, cached : cached + n] = np.triu(mask[:n, cached : cached + n], 1)
         for begin, end in shown.runs() if shown and shown.together else ():
             mask[begin:end, cached + begin : cached + end] = 0
-        positions = np.zeros((*self._position.shape[:-1], rows), np.int32)
-        positions[..., :n] = places
-        padded = np.zeros(self._sizes.prefill_length, np.int32)
-        padded[:n] = ids
-        return self._through(conversation, graphs.EMBEDDING, kind, n, padded, positions, mask, shown)
+        positions = np.zeros((self._axes, rows), np.int32)
+        positions[:, :n] = places
+        padded = np.zeros((1, self._sizes.prefill_length), np.int32)
+        padded[0, :n] = ids
+        caches = batch.of(seat), batch.behind(seat)
+        return self._through(*caches, graphs.EMBEDDING, kind, padded, positions, mask, n, past, shown)
 
-    def decode(self, number: int, token: int, place: int) -> Result:
-        """Appends `token` to conversation `number`, which must not be full. `place`: its position."""
-        conversation = self._conversations[number]
-        at = conversation.length
-        mask = np.full(self._sizes.seq_length + 1, self._masked)
-        mask[:at] = mask[-1] = 0  # the last place is the new step's own
-        position = np.full(self._position.shape, place, np.int32)
-        ids = np.array([token], np.int32)
-        hidden = self._through(conversation, graphs.EMBEDDING_CACHE, graphs.BLOCK_CACHE, None, ids, position, mask)
-        conversation.length = at + 1
-        return (*self._head(hidden), at + 1)
+    def decode(self, number: int, tokens: Mapping[int, tuple[int, int]]) -> dict[int, Result]:
+        """Appends a token to some conversations of a batch, none of which may be full: by seat, the token and its
+        position. The other seats are idle."""
+        batch, seats = self._batches[number], self._sizes.batch
+        mask = np.full((seats, self._sizes.seq_length + 1), self._masked)
+        mask[:, -1] = 0  # the last place is the new step's own
+        positions = np.zeros((seats, self._axes), np.int32)
+        ids = np.zeros((seats, 1), np.int32)
+        for seat, (token, place) in tokens.items():
+            ids[seat], mask[seat, : batch.lengths[seat]], positions[seat] = token, 0, place
+        new = self._fresh.layers if self._fresh else batch.behind(0)
+        hidden = self._through(batch.whole, new, graphs.EMBEDDING_CACHE, graphs.BLOCK_CACHE, ids, positions, mask)
+        if self._fresh:
+            self._fresh.into(batch, tokens)
+        found = self._head(hidden)
+        for seat in tokens:
+            batch.lengths[seat] += 1
+        return {seat: (*found[seat], batch.lengths[seat]) for seat in tokens}
 
     def _through(
         self,
-        conversation: Conversation,
+        cache: Layers,
+        new: Layers,
         embedding: str,
         kind: str,
-        length: int | None,
         ids: Array,
         positions: Array,
         mask: Array,
+        length: int | None = None,
+        past: int = 0,
         shown: Shown | None = None,
     ) -> Buffer:
-        """Embedding and all blocks; new k and v go straight to their place in the cache. The hidden states' buffer."""
+        """Embedding and all blocks over `cache`; k and v go to `new`. The hidden states' buffer."""
         for mem, values in ((self._position_mem, positions), (self._mask_mem, mask)):
             self._device.write(mem, values)
         hidden, spare = self._hidden_mems
         self._embed(embedding, ids, hidden, length)
         if shown:
             self._splice(shown, hidden)
-        for layer, cache in enumerate(conversation.cache):
-            inputs = [hidden, self._position_mem, self._mask_mem, *(() if kind == graphs.BLOCK else cache)]
-            new = [self._from(conversation.length, mem) for mem in cache]
-            self._launch(graphs.layer_name(kind, layer), kind, inputs, [spare, *new], length, conversation.length)
+        for layer, (held, fresh) in enumerate(zip(cache, new, strict=True)):
+            inputs = [hidden, self._position_mem, self._mask_mem, *(() if kind == graphs.BLOCK else held)]
+            self._launch(graphs.layer_name(kind, layer), kind, inputs, [spare, *fresh], length, past)
             hidden, spare = spare, hidden
             if shown and layer + 1 < len(shown.features):
                 self._add(shown, layer + 1, hidden, spare)
@@ -209,16 +211,14 @@ class Decoder:
         self._device.write(self._added_mem, to_storage(spread, self._hidden.dtype))
         self._launch(graphs.ADD, graphs.ADD, [hidden, self._added_mem], [out], None)
 
-    def _from(self, position: int, mem: Buffer) -> Buffer:
-        """The part of a K or V buffer from `position` on."""
-        offset = mem.size // self._cached * position
-        return mem.part(offset, mem.size - offset)
-
-    def _head(self, hidden: Buffer) -> tuple[int, Array | None]:
+    def _head(self, hidden: Buffer) -> list[tuple[int, Array | None]]:
+        """Of the states of a batch, one behind the other."""
         self._launch(graphs.LM_HEAD, graphs.LM_HEAD, [hidden], [self._head_mem], None)
         out = self._specs[graphs.LM_HEAD].outputs[0]
-        values = from_storage(self._device.read(self._head_mem, out), out.dtype).reshape(-1)
-        return (int(values[0]), None) if out.dtype == graphs.INT32 else (int(values.argmax()), values)
+        values = from_storage(self._device.read(self._head_mem, out), out.dtype).reshape(self._sizes.batch, -1)
+        if out.dtype == graphs.INT32:
+            return [(int(row[0]), None) for row in values]
+        return [(int(row.argmax()), row) for row in values]
 
     def _launch(
         self,

@@ -21,6 +21,7 @@ from contract.errors import UserError
 from contract.graphs import BLOCK_CACHE, VIT, GraphSpec
 from runtime import bmodel as bmodel_file
 from runtime import checks, embedding, simulator
+from runtime.batch import Batch
 from runtime.half import Array, from_storage, to_storage
 from runtime.session import Session
 from runtime.wire import receive, send
@@ -113,6 +114,10 @@ class Engine:
     def session(self) -> Session:
         """A new conversation with a KV cache of its own. UserError where the bmodel is not a decoder."""
         return Session(self)
+
+    def batch(self) -> Batch:
+        """As many new conversations as the bmodel decodes at once. UserError where it is not a decoder."""
+        return Batch(self)
 
     def call(self, name: str, *arguments: Any) -> Any:
         """One call of the worker (see runtime.worker). EngineError, EngineDied, UserError."""

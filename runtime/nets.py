@@ -54,12 +54,14 @@ class Net:
 @dataclass(frozen=True)
 class Sizes:
     """Positions that a prefill net (`prefill_length`) and the whole conversation (`seq_length`) may take. `history`:
-    prefill may go on over an earlier KV cache, so that a prompt may be as long as the conversation."""
+    prefill may go on over an earlier KV cache, so that a prompt may be as long as the conversation. `batch`:
+    conversations that a decode step takes on at once."""
 
     layers: int
     prefill_length: int
     seq_length: int
     history: bool = False
+    batch: int = 1
 
     @property
     def prompt_length(self) -> int:
@@ -73,8 +75,10 @@ def contract(kind: str, top1: bool = False, past: int = 1, length: int = 1) -> G
     return _BUILDERS[kind](Geometry(1, 1, 1, 1, 1, 1 if top1 else 2, past, input_length=length))
 
 
-# Cached k and v, and new ones.
-_BY_HEADS = {t.name for t in (*contract(graphs.BLOCK_CACHE).inputs[3:], *contract(graphs.BLOCK_CACHE).outputs[1:])}
+# Cached k and v.
+CACHED = tuple(t.name for t in contract(graphs.BLOCK_CACHE).inputs[3:])
+# And new ones.
+_BY_HEADS = {*CACHED, *(t.name for t in contract(graphs.BLOCK_CACHE).outputs[1:])}
 
 
 def describe(name: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> GraphSpec:
@@ -189,6 +193,9 @@ def sizes(nets: Mapping[str, GraphSpec]) -> Sizes:
     if len(types := sorted({t.dtype for t in hidden})) > 1:  # llm_convert -q bf16 does this to a float16 checkpoint
         raise UserError(f"its nets disagree on the type of hidden states ({', '.join(types)})", remedy="build it again")
     prompt, cache = nets[graphs.EMBEDDING].inputs[0].shape, nets[graphs.block_cache_name(0)].inputs[3].shape
-    if prompt[0] != 1:
-        raise UserError(f"built for {prompt[0]} conversations at once", remedy="build it with batch 1")
-    return Sizes(layers, prompt[1], cache[1], history)
+    rows = [nets[n].inputs[0].shape[0] for n in (graphs.EMBEDDING_CACHE, graphs.block_cache_name(0), graphs.LM_HEAD)]
+    if prompt[0] != 1 or {*rows} != {cache[0]} or len(nets[graphs.block_cache_name(0)].outputs) < 3:
+        # llm_convert's, which write into their cache themselves.
+        what = f"built for {max(prompt[0], cache[0])} conversations at once, in a form that is not ours"
+        raise UserError(what, remedy="build it again, with BATCH")
+    return Sizes(layers, prompt[1], cache[1], history, cache[0])

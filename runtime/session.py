@@ -5,7 +5,7 @@ It chooses no tokens (runtime.sampler does) and knows no text.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,8 @@ class Session:
     """`prompt_length`, `seq_length`: positions that a prompt and the whole conversation may take. `prefill_length`: of
     them those computed at once. `history`: whether prefill can go on from what is cached."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, number: int | None = None, seat: int = 0) -> None:
+        """`number`, `seat`: where it sits in a batch (runtime.batch) that is not its own."""
         found = sizes(engine.nets)
         self.prefill_length, self.seq_length = found.prefill_length, found.seq_length
         self.prompt_length, self.history = found.prompt_length, found.history
@@ -43,7 +44,8 @@ class Session:
         self._length: int | None = None
         self._row, self._ids = 0, list[int]()  # see contract.manifest.Rope; all tokens taken in
         self._shift, self._seen = 0, list[str]()  # from length to position (contract.vision); digests of its pictures
-        self._number: int | None = engine.call("open")
+        self._number: int | None = engine.call("open") if number is None else number
+        self._seat, self._guest = seat, number is not None
 
     def __enter__(self) -> Session:
         return self
@@ -81,25 +83,49 @@ class Session:
 
     def decode(self, token: int) -> Step:
         """Takes `token` in. UserError for an id out of range and where the session is full."""
+        return self.decode_together({self: token})[self]
+
+    def decode_together(self, tokens: Mapping[Session, int]) -> dict[Session, Step]:
+        """The same for some sessions of its batch (for itself alone, where it sits in none), in one step."""
+        checked = {session: session._next(token) for session, token in tokens.items()}
+        steps = {s: s._prefill([*s._ids, token]) for s, token in checked.items() if s._restarts()}
+        asked = {s._seat: (token, s._place()) for s, token in checked.items() if s not in steps}
+        for session in checked:
+            if session not in steps:
+                session._length = None  # as in _step
+        results = self._engine.call("decoder", "decode", self._number, asked) if asked else {}
+        for session, token in checked.items():
+            if session not in steps:
+                steps[session] = step = Step(*results[session._seat])
+                session._length = step.length
+                session._ids.append(token)
+        return {session: steps[session] for session in tokens}
+
+    def _next(self, token: int) -> int:
+        """`token`, if it can be taken in."""
         if self._length is None:
             raise ValueError("prefill before decode")  # also after a step that was interrupted
         where = self._engine.bmodel.name
         if self.full:
             raise UserError(f"all {self.seq_length} positions are in use", where, "start over with a shorter prompt")
-        checked = checks.token_ids([token], self._engine.vocab, where)
-        length = self._length + 1
+        return checks.token_ids([token], self._engine.vocab, where)[0]
+
+    def _restarts(self) -> bool:
+        """Whether a further position makes rope another, from the first position on."""
+        length = (self._length or 0) + 1
         grown = self._engine.rope.row(length, self.seq_length)
-        if self._engine.rope.restarts and grown != self._row and length <= self.prompt_length:
-            return self._prefill([*self._ids, *checked])
-        self._sight.check([length - 1 + self._shift], self.seq_length)
-        step = self._step("decode", checked[0], self._row + length - 1 + self._shift)
-        self._ids += checked
-        return step
+        return self._engine.rope.restarts and grown != self._row and length <= self.prompt_length
+
+    def _place(self) -> int:
+        """The position of the next token. UserError where the nets have none for it."""
+        place = (self._length or 0) + self._shift
+        self._sight.check([place], self.seq_length)
+        return self._row + place
 
     def close(self) -> None:
-        """Gives the cache back. Twice is harmless, and so is an engine that died."""
+        """Gives the cache back, if it is its own. Twice is harmless, and so is an engine that died."""
         number, self._number, self._length = self._number, None, None
-        if number is not None and self._engine.alive:
+        if number is not None and self._engine.alive and not self._guest:
             self._engine.call("decoder", "close", number)
 
     def _prompt(self, ids: Sequence[int]) -> list[int]:
@@ -128,6 +154,6 @@ class Session:
 
     def _step(self, call: str, *arguments: Any) -> Step:
         self._length = None  # stays so if the call is interrupted: the worker's cache then holds what we do not know
-        step = Step(*self._engine.call("decoder", call, self._number, *arguments))
+        step = Step(*self._engine.call("decoder", call, self._number, self._seat, *arguments))
         self._length = step.length
         return step

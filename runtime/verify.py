@@ -5,6 +5,7 @@ Hugging Face. The reference files are made by the exporter; nothing is computed 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections import defaultdict
@@ -162,7 +163,7 @@ def _steps(arrays: Tensors, where: str) -> Iterator[tuple[str, Tensors, Tensors,
 
 
 def _compare(spec: GraphSpec, got: Mapping[str, Array], wanted: Tensors, valid: int | None) -> list[tuple[str, float]]:
-    """(output, cosine or 1 for equal ids) of one run."""
+    """(output, cosine or share of equal ids) of one run."""
     if spec.kind == graphs.SAMPLE_HEAD:
         probabilities, ids = (t.name for t in contract(spec.kind).outputs)
         # Two candidates of almost equal probability may change places; what counts is who gets how much.
@@ -174,7 +175,7 @@ def _compare(spec: GraphSpec, got: Mapping[str, Array], wanted: Tensors, valid: 
         if a.shape != b.shape:
             raise UserError(f"{name} has shape {list(a.shape)}, its reference {list(b.shape)}", spec.name)
         whole = np.issubdtype(b.dtype, np.integer)
-        results.append((name, float(np.array_equal(a, b)) if whole else _cosine(a, b)))
+        results.append((name, float(np.mean(a == b)) if whole else _cosine(a, b)))
     return results
 
 
@@ -193,13 +194,13 @@ def _shares(ids: Array, values: Array, known: Array) -> Array:
 
 
 def _cosine(a: Array, b: Array) -> float:
-    """Of two tensors [1, positions, ...], the mean over positions, or of two [1, n] as they are.
+    """Of two tensors [N, positions, ...], the mean over positions, or of two [N, n] over N.
 
     Position by position, each weighing as much as it is long, but no more than the median one. Trained models put
     their largest values, by far, on the first position, which would drown all others; and make the same position's v
     so small that rounding turns it (to 0.947 in stories15M) without mattering. NaN where a position holds a NaN.
     """
-    rows = b.shape[1] if b.ndim > 2 else 1
+    rows = math.prod(b.shape[: min(b.ndim - 1, 2)])
     x, y = (np.asarray(v, np.float64).reshape(rows, -1) for v in (a, b))
     sizes = np.linalg.norm(y, axis=1)
     weights = np.minimum(sizes, np.median(sizes))
