@@ -16,7 +16,7 @@ from typing import Any
 
 from cli import cache, link
 from cli.prepare import Prepared
-from compile import executor, plan, profile, progress, quantization, toolchain, vision
+from compile import executor, plan, profile, progress, quantization, sizes, toolchain, vision
 from compile.cluster import Cluster
 from compile.digest import Digests
 from compile.job import Record
@@ -158,9 +158,7 @@ def _manifest(prepared: Prepared, records: Mapping[str, Record], digests: Digest
             "trust_remote_code": prepared.request["trust_remote_code"],
             "bytes": size,
         },
-        geometry=asdict(
-            spec.geometry(options.seq_length, quantization.half(spec, options), options.prefill_length, options.batch)
-        ),
+        geometry=asdict(sizes.geometry(spec, options, quantization.half(spec, options))),
         tools=tools(prepared),
         nets=nets,
         seconds=dict(seconds),

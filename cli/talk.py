@@ -42,6 +42,7 @@ def add_parsers(subparsers: Any) -> None:
         parser.add_argument("--config", type=Path, help="folder of the tokenizer, where it is not DIR/config")
         parser.add_argument("--device", type=int, default=0)
         parser.add_argument("--fps", type=float, default=1.0, help="frames that are taken of each second of video")
+        parser.add_argument("--lora", type=Path, metavar="FOLDER", help="a LoRA adapter, for a build with LORA=r")
         parser.add_argument("--raw", action="store_true", help="do not use the chat template")
         parser.add_argument("--max-new-tokens", type=int, default=limit)
         parser.add_argument("--temperature", type=float, default=0.0, help="0, the default, takes the likeliest token")

@@ -33,6 +33,7 @@ class Talker:
         self._sampler = self._new_sampler()
         place = find(args.dir, args.config)
         self._bmodel, self._device, self._fps = place.bmodel, args.device, args.fps
+        self._lora, self._config = args.lora, place.config
         self._chip = bmodel.read(place.bmodel).chip
         self._tower = manifest.tower(place.bmodel)
         self._processor = _processor(place.bmodel, place.config) if self._tower else None
@@ -49,6 +50,8 @@ class Talker:
 
         self._engine = Engine(self._bmodel, self._chip, self._device)
         try:
+            if self._lora:
+                _adapt(self._engine, self._lora, self._config)
             self.batch = self._engine.batch()
             self.session = self.batch.seats[0]
         except BaseException:
@@ -138,6 +141,15 @@ class Talker:
 
     def _decode(self, ids: list[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def _adapt(engine: Any, folder: Path, config: Path) -> None:
+    """Puts the adapter in `folder` into the engine."""
+    from exporters import lora, spec
+
+    if not engine.rank:
+        raise UserError("takes no adapters", str(engine.bmodel), "build it with LORA=r")
+    engine.adapt(lora.read(folder, spec.read(config), engine.rank))
 
 
 def _processor(bmodel: Path, config: Path) -> Any:

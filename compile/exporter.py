@@ -40,6 +40,7 @@ def _sizes(options: Mapping[str, Any]) -> tuple[str, ...]:
     forms: tuple[str, ...] = ("--max-pixels", pixels) if pixels else ()
     forms += _switch("host-embedding", options.get("embed") == "disk")
     forms += ("--batch", str(batch)) if batch > 1 else ()
+    forms += ("--lora", str(options["lora"])) if options.get("lora") else ()
     return ("--seq-length", str(length), "--devices", str(devices), *prefill, *forms)
 
 

@@ -41,6 +41,7 @@ class Options:
     symmetric: bool
     head: str | None
     adapter: str | None
+    lora: int | None
     route: str
     input_length: int | None
     history: bool
@@ -90,8 +91,7 @@ def make_plan(
     quantization.check(recipe, spec, options)
     if options.route == vendor.ROUTE:
         vendor.check(spec, options)
-    half = quantization.half(spec, options)
-    geometry = spec.geometry(options.seq_length, half, options.prefill_length, options.batch)
+    geometry = sizes.geometry(spec, options, quantization.half(spec, options))
     decoder = graphs.decoder_graphs(geometry, not options.sample, options.history, options.host_embedding)
     nets = decoder + vision.nets(spec, options, geometry)
     folder = out.absolute() / folder_name(recipe.name, asdict(options), asdict(settle(recipe, {})))

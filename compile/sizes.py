@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from contract.errors import UserError, one_of
+from contract.graphs import Geometry
 from contract.modes import DEVICES
+from exporters import lora
 from exporters.architecture import find
 
 if TYPE_CHECKING:
@@ -18,14 +21,22 @@ if TYPE_CHECKING:
 SPLIT_ABOVE = 0x400000
 
 
+def geometry(spec: DecoderSpec, options: Options, half: str) -> Geometry:
+    """Of the nets. `half`: the type of hidden states. UserError for a model whose layers take no adapters."""
+    plain = spec.geometry(options.seq_length, half, options.prefill_length, options.batch)
+    return replace(plain, lora=lora.adapted(spec, options.lora))
+
+
 def check(spec: DecoderSpec, options: Options) -> None:
     """UserError for more positions than the model was made for, for heads or an MLP that devices cannot share, and for
-    conversations side by side where there is no place for them."""
+    conversations side by side or adapters where there is no place for them."""
     if options.seq_length > spec.max_positions:
         remedy = f"use 1 to {spec.max_positions}, the model's limit"
         raise UserError(f"{options.seq_length} positions cannot be built", "--seq-length", remedy)
     if options.batch > 1:
         _check_batch(spec, options)
+    if options.lora:
+        _check_lora(spec, options)
     if options.devices > 1 and not find(spec.model_type).split:
         what = f"layers of {spec.model_type} models cannot be split over devices"
         raise UserError(what, "--devices", "use 1")
@@ -49,3 +60,16 @@ def _check_batch(spec: DecoderSpec, options: Options) -> None:
         raise UserError("conversations side by side are not split over devices", "--batch", "use --devices 1")
     if spec.vision or spec.axes > 1:
         raise UserError(f"{spec.model_type} models take on one conversation at a time", "--batch", "use 1")
+
+
+def _check_lora(spec: DecoderSpec, options: Options) -> None:
+    if options.devices > 1:
+        raise UserError("nets that take adapters are not split over devices", "--lora", "use --devices 1")
+    if options.dynamic:
+        raise UserError("dynamic nets take no adapters", "--lora", "leave out --dynamic")
+    if options.history:
+        raise UserError("nets that prefill over a history take no adapters", "--lora", "leave out --history")
+    if options.batch > 1:
+        raise UserError("nets for conversations side by side take no adapters", "--lora", "use --batch 1")
+    if spec.vision:
+        raise UserError(f"nets of {spec.model_type} models take no adapters", "--lora", "merge one with --adapter")

@@ -65,6 +65,7 @@ def check(spec: DecoderSpec, options: Options) -> None:
         (options.devices > 1, "its nets for several devices lack the final norm in lm_head"),
         (options.head is not None, "it keeps lm_head in 16 bits, whatever is asked for"),
         (options.adapter is not None, "it does not merge adapters"),
+        (options.lora is not None, "its nets take adapters in another form"),
         (options.batch > 1, "its nets for several conversations do not compile"),
         (options.host_embedding, "it leaves its table in another place"),
         (options.history or options.dynamic or options.input_length is not None, "it has other forms of prefill"),

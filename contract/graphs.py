@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from contract.lora import Adapted
+
 INT32 = "int32"
 FLOAT32 = "float32"
 BFLOAT16 = "bfloat16"
@@ -97,7 +99,8 @@ class GraphSpec:
 class Geometry:
     """The sizes that fix every shape of a decoder built for `seq_length` positions, of which a prefill net takes
     `input_length` at once; 0 means all. `axes`: numbers that make one position: 3 with M-RoPE (time, height, width).
-    `batch`: N, conversations that a decode step takes on at once; more than 1 only where `axes` is 1."""
+    `batch`: N, conversations that a decode step takes on at once; more than 1 only where `axes` is 1. `lora`: in each
+    layer, in the order of its nets' inputs, behind all others."""
 
     layers: int
     hidden: int
@@ -110,6 +113,7 @@ class Geometry:
     input_length: int = 0
     axes: int = 1
     batch: int = 1
+    lora: tuple[Adapted, ...] = ()
 
     @property
     def prefill_length(self) -> int:
@@ -157,13 +161,14 @@ def _embedding(g: Geometry, name: str, rows: int, length: int) -> GraphSpec:
 def block(g: Geometry, layer: int) -> GraphSpec:
     """One layer over the first T positions of a prompt (prefill). Masked positions hold MASKED, visible ones 0."""
     t = g.prefill_length
-    return GraphSpec(block_name(layer), BLOCK, layer, _block_inputs(g, 1, t, t), _block_outputs(g, 1, t))
+    inputs = _block_inputs(g, 1, t, t) + lora_inputs(g)
+    return GraphSpec(block_name(layer), BLOCK, layer, inputs, _block_outputs(g, 1, t))
 
 
 def block_cache(g: Geometry, layer: int) -> GraphSpec:
     """One layer, one decode step of N conversations, each over a KV cache of S positions; returns only the new step's
     k and v."""
-    inputs = _block_inputs(g, g.batch, 1, g.seq_length + 1) + _history(g, g.batch)
+    inputs = _block_inputs(g, g.batch, 1, g.seq_length + 1) + _history(g, g.batch) + lora_inputs(g)
     return GraphSpec(block_cache_name(layer), BLOCK_CACHE, layer, inputs, _block_outputs(g, g.batch, 1))
 
 
@@ -171,7 +176,7 @@ def block_kv(g: Geometry, layer: int) -> GraphSpec:
     """One layer over T further positions of a prompt or a conversation (prefill over a KV cache of S positions);
     returns only their k and v. In the mask the cache comes first, then the T positions themselves."""
     t = g.prefill_length
-    inputs = _block_inputs(g, 1, t, g.seq_length + t) + _history(g, 1)
+    inputs = _block_inputs(g, 1, t, g.seq_length + t) + _history(g, 1) + lora_inputs(g)
     return GraphSpec(block_kv_name(layer), BLOCK_KV, layer, inputs, _block_outputs(g, 1, t))
 
 
@@ -179,6 +184,11 @@ def layer_nets(g: Geometry, layer: int, history: bool) -> tuple[GraphSpec, ...]:
     """The nets of one layer. They share its weights."""
     nets = block(g, layer), block_cache(g, layer)
     return (*nets, block_kv(g, layer)) if history else nets
+
+
+def lora_inputs(g: Geometry) -> tuple[TensorSpec, ...]:
+    """Of a layer's nets: the two matrices of each module that takes an adapter."""
+    return tuple(TensorSpec(name, shape, g.half) for each in g.lora for name, shape in each.shapes)
 
 
 def _history(g: Geometry, rows: int) -> tuple[TensorSpec, ...]:

@@ -71,6 +71,7 @@ BUILD = (
     Option("symmetric", "SYMMETRIC", SWITCH, "4- and 8-bit groups without a zero point", False, suffix="sym"),
     Option("head", "HEAD", CHOICE, "weights of lm_head (default: the recipe's rule)", allowed=HEADS, suffix="head-{}"),
     Option("adapter", "ADAPTER", TEXT, "folder of a LoRA adapter that is merged into the weights", suffix="adapter-{}"),
+    Option("lora", "LORA", NUMBER, "rank of LoRA adapters that can be put in at run time", suffix="lora{}"),
     Option("route", "ROUTE", CHOICE, "how the nets are made", "onnx", ROUTES, suffix="{}"),
     Option("input_length", "INPUT", NUMBER, "positions of a prompt, or of its chunks (default: SEQ)", suffix="in{}"),
     Option("history", "HISTORY", SWITCH, "prefill in chunks, over what is cached already", False, suffix="history"),

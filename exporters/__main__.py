@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--input-length", type=int, default=0, help="positions of a prefill net; 0: all")
         command.add_argument("--history", action="store_true", help="nets that prefill over an earlier KV cache")
         command.add_argument("--batch", type=int, default=1, help="conversations of a decode step")
+        command.add_argument("--lora", type=int, default=0, help="rank of adapters that the nets take; 0: none")
         command.add_argument("--host-embedding", action="store_true", help="no nets for the embedding")
         command.add_argument("--trust-remote-code", action="store_true")
         command.add_argument("--max-pixels", type=vision.size, metavar="HEIGHT,WIDTH", help="the largest picture")
@@ -62,7 +63,7 @@ def _trace(args: argparse.Namespace) -> None:
     # Only TopK is split over devices; on one device ArgMax is the cheaper of the two.
     fused_head = "argmax" if args.devices == 1 else "topk"
     top1 = None if args.sample else fused_head
-    decoder = Decoder(args.model, args.devices, args.trust_remote_code)
+    decoder = Decoder(args.model, args.devices, args.trust_remote_code, rank=args.lora)
     forms = (args.input_length, args.history, args.max_pixels, args.host_embedding, args.batch)
     trace_decoder(decoder, args.seq_length, top1, args.out, *forms)
 
@@ -85,7 +86,7 @@ def _parity(args: argparse.Namespace) -> None:
     from exporters.model import Decoder
     from exporters.parity import climb
 
-    decoder = Decoder(args.model, args.devices, args.trust_remote_code, args.adapter)
+    decoder = Decoder(args.model, args.devices, args.trust_remote_code, args.adapter, args.lora)
     forms = (args.input_length, args.history, args.max_pixels, args.host_embedding, args.batch)
     climb(decoder, args.graphs, args.seq_length, args.prompt, args.positions, args.out, *forms)
     if args.norm_in_layer:

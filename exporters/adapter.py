@@ -62,12 +62,20 @@ def file(folder: Path) -> Path:
 class Adapter:
     """What becomes of each tensor of a checkpoint. UserError for what is not merged here, or does not fit `base`."""
 
-    def __init__(self, folder: Path, tensors: Tensors, base: Tensors, tied: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        tensors: Tensors,
+        base: Tensors,
+        tied: bool,
+        absent: tuple[str, str] = (", which the checkpoint has not", "take the adapter's own base"),
+    ) -> None:
+        """`absent`: what is said of a tensor that is not in `base`, and the remedy."""
         self._tensors = tensors
         self._settings = _settings(folder)
         self._whole: dict[str, str] = {}  # tensors of the checkpoint, by name, to those that take their place
         self._low: dict[str, tuple[str, bool]] = {}  # to the module, and whether it is an embedding
-        where = str(folder)
+        self._where = where = str(folder)
         for name in tensors.names():
             module, end = _told(name, where)
             if end in (A, B, MAGNITUDE, EMBEDDING_A, EMBEDDING_B):
@@ -77,9 +85,7 @@ class Adapter:
                 changed = module
                 self._whole[changed] = name
             if changed not in base:
-                raise UserError(
-                    f"changes {changed}, which the checkpoint has not", where, "take the adapter's own base"
-                )
+                raise UserError(f"changes {changed}{absent[0]}", where, absent[1])
         shared = [name for name in (*self._whole, *self._low) if tied and re.search(ENDS, name)]
         if shared:
             raise UserError(f"changes {shared[0]}, which stands for embedding and head at once", where, MERGE)
@@ -97,6 +103,19 @@ class Adapter:
             length = self._tensors.read(f"{PREFIX}{module}{MAGNITUDE}").reshape(-1, 1)
             merged = merged * (length / np.linalg.norm(merged, axis=1, keepdims=True))
         return np.ascontiguousarray(merged, np.float32)
+
+    def low_rank(self, remedy: str) -> dict[str, tuple[Array, Array]]:
+        """By module, its A [r, inputs] and B [outputs, r], the scale in B. UserError where there is more than these."""
+        settings = self._settings
+        if odd := [*self._whole, *(n for n in self._tensors.names() if n.endswith(MAGNITUDE))]:
+            raise UserError(f"holds {odd[0]}, which is no low-rank change", self._where, remedy)
+        if settings.get("fan_in_fan_out"):
+            raise UserError("its matrices are transposed (fan_in_fan_out)", self._where, remedy)
+        found = {}
+        for module, embedding in self._low.values():
+            down, up = (self._tensors.read(f"{PREFIX}{module}{end}") for end in _ends(embedding))
+            found[module] = down, self._scale(module, down.shape[0]) * up
+        return found
 
     def _delta(self, module: str, embedding: bool) -> Array:
         down, up = (self._tensors.read(f"{PREFIX}{module}{end}") for end in _ends(embedding))

@@ -126,8 +126,7 @@ class _Layer:
 
     def run(self, net: Run, state: Array, count: int) -> Call:
         """`state` [1, T, H], of which `count` positions are real, through `net`; their k and v go into the cache."""
-        inputs = self._inputs(state, count)
-        return self._kept(Call(inputs, net(inputs)), count, 0)
+        return self._call(net, self._inputs(state, count), count, 0)
 
     def step(self, net: Run, state: Array) -> Call:
         """`state` [1, 1, H] through `net`, which takes on as many conversations as the geometry says."""
@@ -136,7 +135,7 @@ class _Layer:
         self.steps[self.count] = self._inputs(state, 1)
         together = [self.steps[step] for step in seated(self.count, seats)]
         inputs = {name: np.concatenate([each[name] for each in together]) for name in together[0]}
-        return self._kept(Call(inputs, net(inputs)), 1, self.count % seats)
+        return self._call(net, inputs, 1, self.count % seats)
 
     def _inputs(self, state: Array, count: int) -> dict[str, Array]:
         length, end = state.shape[1], self.geometry.seq_length
@@ -154,7 +153,10 @@ class _Layer:
             inputs |= {name: value.copy() for name, value in self.history.items()}
         return inputs
 
-    def _kept(self, call: Call, count: int, seat: int) -> Call:
+    def _call(self, net: Run, inputs: dict[str, Array], count: int, seat: int) -> Call:
+        without = {t.name: np.zeros(t.shape, np.float32) for t in graphs.lora_inputs(self.geometry)}
+        inputs = {**inputs, **without}
+        call = Call(inputs, net(inputs))
         for name, fresh in (("history_k", "k_cache"), ("history_v", "v_cache")):
             self.history[name][:, self.past : self.past + count] = call.outputs[fresh][seat, :count]
         self.past += count

@@ -123,9 +123,8 @@ class Checkpoint:
         self._where |= {f"{module}.weight": self._files.where[parts[0]] for module, parts in modules.items()}
         self._adapter = None
         if adapter:
-            file = adapters.file(adapter)
             tied = bool(config.get("tie_word_embeddings", "lm_head.weight" not in self._where))
-            self._adapter = Adapter(adapter, _Files([file], file.suffix == ".bin"), self, tied)
+            self._adapter = adapter_of(adapter, self, tied)
 
     def __contains__(self, name: str) -> bool:
         return name in self._where
@@ -180,6 +179,12 @@ class Checkpoint:
         scales = next(self._files.shape(n) for n in (f"{module}.scales", f"{module}.weight_scale") if n in self._files)
         groups = scales[0] if found[0].endswith(".g_idx") else scales[1]
         return quantized.group_of(self._files, found[0], groups) is not None
+
+
+def adapter_of(folder: Path, base: adapters.Tensors, tied: bool = False, **words: Any) -> Adapter:
+    """The adapter in `folder`, for `base`. UserError as Adapter has it, in those `words`."""
+    file = adapters.file(folder)
+    return Adapter(folder, _Files([file], file.suffix == ".bin"), base, tied, **words)
 
 
 def _config(model_dir: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoConfig
 
-from exporters import remote
+from exporters import lora, remote
 from exporters import spec as specs
 from exporters.architecture import Architecture, Swap, find
 from exporters.bind import Weight, assemble, weight_of
@@ -32,6 +32,7 @@ from exporters.modules import Block
 from exporters.trust import check_allowed
 from exporters.vision import Size
 from patches import compat, rotary
+from patches.lora import LowRank
 from patches.positions import Alibi, Window
 from patches.residual import keep_apart
 
@@ -39,12 +40,16 @@ from patches.residual import keep_apart
 class Decoder:
     """`devices`: how many the graphs are for; it decides between forms of attention (exporters.parts). `trust`:
     whether code that comes with the checkpoint may run; UserError where it would have to. `adapter`: the folder of a
-    LoRA adapter that is merged into the weights."""
+    LoRA adapter that is merged into the weights. `rank`: of adapters that the nets take at run time; 0: none."""
 
-    def __init__(self, model_dir: Path, devices: int = 1, trust: bool = False, adapter: Path | None = None) -> None:
+    def __init__(
+        self, model_dir: Path, devices: int = 1, trust: bool = False, adapter: Path | None = None, rank: int = 0
+    ) -> None:
         self.model_dir, self.adapter = model_dir, adapter
         self.devices = devices
         self.spec = specs.read(model_dir)
+        self.lora = lora.adapted(self.spec, rank)
+        self._low_rank = [place.at for place in lora.places(self.spec)] if rank else []
         self.architecture: Architecture = find(self.spec.model_type)
         made = _of_checkpoint if self.architecture.remote else _of_transformers
         self.meta, self.config = made(model_dir, self.architecture, trust)
@@ -61,6 +66,9 @@ class Decoder:
             layer.set_submodule(swap.at, imported(swap.to)(old, swap.sources(self.spec, self.devices)))
         for path in self.architecture.split if self.devices > 1 else ():
             keep_apart(layer.get_submodule(path))
+        for path in self._low_rank:
+            linear: Any = layer.get_submodule(path)
+            layer.set_submodule(path, LowRank(linear, doubled=path.endswith(".out")))
         if checkpoint is not None:
             fill(layer, self.weights(layer), checkpoint, f"{self.architecture.layers}.{index}.")
         return layer.eval()
@@ -123,7 +131,7 @@ class Decoder:
                 positions = torch.from_numpy(assemble(checkpoint, weight, ""))
         tables, mask = self.rotary_tables(length, index), self.mask(length, index)
         columns = rotary.columns_by_axis(self._rotary()) if self.spec.axes > 1 else None
-        return Block(layer, self.spec, length, tables, mask, positions, self.stretch(length), columns)
+        return Block(layer, self.spec, length, tables, mask, positions, self.stretch(length), columns, self._low_rank)
 
     def tower(self, size: Size, checkpoint: Checkpoint | None) -> nn.Module:
         """The vision tower as a net for pictures of up to the pixels of `size`, height and width."""

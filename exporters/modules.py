@@ -6,6 +6,7 @@ Thin wrappers over Hugging Face's own modules; everything here is float32 and in
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ class Block(nn.Module):
     `rotary`: cos and sin [rows, size], looked up by position, so position_ids is a real input. `stretch` [rows, 1]:
     factors on q, looked up likewise. `mask`: what else decides which positions are seen (patches.positions).
     `positions` [S, H]: learned positions, added to the input. `columns` [axes, size]: 1 where an axis of M-RoPE turns a
-    column of the tables, else 0.
+    column of the tables, else 0. `lora`: paths of the layer's LowRank modules.
     """
 
     def __init__(
@@ -50,9 +51,10 @@ class Block(nn.Module):
         positions: torch.Tensor | None = None,
         stretch: torch.Tensor | None = None,
         columns: torch.Tensor | None = None,
+        lora: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        self.layer, self.sizes, self.mask = layer, sizes, mask
+        self.layer, self.sizes, self.mask, self.lora = layer, sizes, mask, lora
         self.names = set(inspect.signature(layer.forward).parameters)
         self.register_buffer("cos", rotary and rotary[0])
         self.register_buffer("sin", rotary and rotary[1])
@@ -68,10 +70,14 @@ class Block(nn.Module):
         input_states: torch.Tensor,
         position_ids: torch.Tensor,
         attention_mask: torch.Tensor,
-        history_k: torch.Tensor | None = None,
-        history_v: torch.Tensor | None = None,
+        *rest: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        look_up = nn.functional.embedding
+        """`rest`: history_k and history_v, where there is a history; then a and b of each of `lora`."""
+        look_up, end = nn.functional.embedding, len(rest) - 2 * len(self.lora)
+        for path, a, b in zip(self.lora, rest[end::2], rest[end + 1 :: 2], strict=True):
+            module: Any = self.layer.get_submodule(path)
+            module.a, module.b = a, b
+        history_k, history_v = rest[:end] if end else (None, None)
         step = Step(self.sizes, attention_mask, position_ids, history_k=history_k, history_v=history_v)
         if self.cos is not None:
             found = look_up(position_ids, self.cos), look_up(position_ids, self.sin)  # type: ignore[arg-type]

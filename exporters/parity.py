@@ -54,7 +54,7 @@ def climb(
     most = None if history else input_length or None
     source = (decoder.model_dir, decoder.architecture, spec)
     truth = reference.run(*source, prompt, positions, seq_length, most, decoder.adapter, size)
-    geometry = spec.geometry(seq_length, input_length=input_length, batch=batch)
+    geometry = replace(spec.geometry(seq_length, input_length=input_length, batch=batch), lora=decoder.lora)
     ladder = _Ladder(decoder, folder, geometry, _of_two(truth) if history else truth, out / "reference", history)
     if size and truth.pictures:
         ladder.vit(size)

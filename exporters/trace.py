@@ -52,7 +52,8 @@ def trace_decoder(
     picture, in pixels, where there is a vision tower. `host_embedding`: no nets for the embedding (exporters.table).
     `batch`: conversations in a decode step.
     """
-    tracer = _Tracer(decoder, decoder.spec.geometry(seq_length, input_length=input_length, batch=batch), out, history)
+    geometry = decoder.spec.geometry(seq_length, input_length=input_length, batch=batch)
+    tracer = _Tracer(decoder, replace(geometry, lora=decoder.lora), out, history)
     with torch.no_grad():
         if not host_embedding:
             tracer.embedding()

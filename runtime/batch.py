@@ -22,7 +22,7 @@ class Batch:
     def __init__(self, engine: Engine) -> None:
         """UserError where the bmodel is not a decoder."""
         count = sizes(engine.nets).batch
-        self._engine, self._number = engine, engine.call("open")
+        self._engine, self._number = engine, engine.call("decoder", "open")
         self.seats = tuple(Session(engine, self._number, seat) for seat in range(count))
 
     def __enter__(self) -> Batch:

@@ -17,6 +17,7 @@ import numpy as np
 from contract import graphs
 from contract.errors import UserError
 from contract.graphs import MASKED
+from contract.lora import LORA
 from runtime.cache import Batch, Fresh, Layers
 from runtime.device import Buffer, Device, bytes_of
 from runtime.embedding import Table
@@ -90,8 +91,20 @@ class Decoder:
         self._head_mem = device.allocate(bytes_of(self._specs[graphs.LM_HEAD].outputs[0]))
         self._steps = [device.nets[graphs.block_cache_name(layer)].share for layer in range(self._sizes.layers)]
         self._fresh = Fresh(device, self._steps) if batch > 1 else None
+        self._lora = [
+            {t.name: device.allocate(bytes_of(t)) for t in step.inputs if t.name.startswith(LORA)}
+            for step in self._steps
+        ]
+        self.adapt({})
         self._batches: dict[int, Batch] = {}
         self._numbers = itertools.count()
+
+    def adapt(self, values: Mapping[int, Mapping[str, Array]]) -> None:
+        """Puts an adapter's matrices in: by layer and input, in storage type. What is not named is zeros again."""
+        for layer, mems in enumerate(self._lora):
+            for name, mem in mems.items():
+                given = values.get(layer, {}).get(name)
+                self._device.write(mem, np.zeros(mem.size, np.uint8) if given is None else given)
 
     def open(self) -> int:
         """A new batch's number; all its seats are empty."""
@@ -180,7 +193,8 @@ class Decoder:
             self._splice(shown, hidden)
         for layer, (held, fresh) in enumerate(zip(cache, new, strict=True)):
             inputs = [hidden, self._position_mem, self._mask_mem, *(() if kind == graphs.BLOCK else held)]
-            self._launch(graphs.layer_name(kind, layer), kind, inputs, [spare, *fresh], length, past)
+            name = graphs.layer_name(kind, layer)
+            self._launch(name, kind, inputs, [spare, *fresh], length, past, self._lora[layer])
             hidden, spare = spare, hidden
             if shown and layer + 1 < len(shown.features):
                 self._add(shown, layer + 1, hidden, spare)
@@ -228,10 +242,11 @@ class Decoder:
         outputs: Sequence[Buffer],
         length: int | None,
         past: int = 0,
+        more: Mapping[str, Buffer] | None = None,
     ) -> None:
-        """Buffers in the contract's order."""
+        """Buffers in the contract's order, and `more` by name."""
         top1 = self._specs[net].outputs[0].dtype == graphs.INT32
         known = contract(kind, top1)
-        ins = {t.name: mem for t, mem in zip(known.inputs, inputs, strict=True)}
+        ins = {t.name: mem for t, mem in zip(known.inputs, inputs, strict=True)} | dict(more or {})
         outs = {t.name: mem for t, mem in zip(known.outputs, outputs, strict=True)}
         self._device.launch(net, ins, outs, length, past)

@@ -18,11 +18,13 @@ from typing import Any
 
 from contract import manifest
 from contract.errors import UserError
-from contract.graphs import BLOCK_CACHE, VIT, GraphSpec
+from contract.graphs import BLOCK_CACHE, VIT, GraphSpec, block_name
+from contract.lora import LORA
 from runtime import bmodel as bmodel_file
 from runtime import checks, embedding, simulator
 from runtime.batch import Batch
 from runtime.half import Array, from_storage, to_storage
+from runtime.nets import CACHED
 from runtime.session import Session
 from runtime.wire import receive, send
 
@@ -111,6 +113,32 @@ class Engine:
     def alive(self) -> bool:
         return self._died is None and not self._outbox.closed
 
+    @property
+    def rank(self) -> int:
+        """Of LoRA adapters that it takes; 0 where it takes none."""
+        block = self.nets.get(block_name(0))
+        ranks = [t.shape[0] for t in block.inputs if t.name.startswith(LORA)] if block else []
+        return min(ranks, default=0)
+
+    def adapt(self, values: Mapping[int, Mapping[str, Array]] | None) -> None:
+        """Puts a LoRA adapter in, in place of the one before; None takes it out. `values`: float32, by layer and input
+        of its nets.
+
+        It holds for all conversations from their next step on; what they have cached stays. UserError for a bmodel that
+        takes none, an unknown layer or input, and a wrong shape.
+        """
+        stored: dict[int, dict[str, Array]] = {}
+        for layer, tensors in (values or {}).items():
+            spec = self.nets.get(block_name(layer))
+            known = {t.name: t for t in spec.inputs if t.name.startswith(LORA)} if spec else {}
+            stored[layer] = {}
+            for name, value in tensors.items():
+                if name not in known or known[name].shape != value.shape:
+                    what = f"layer {layer} takes no {name} {list(value.shape)}"
+                    raise UserError(what, str(self.bmodel), "build with the adapter's LORA=")
+                stored[layer][name] = to_storage(value, known[name].dtype)
+        self.call("decoder", "adapt", stored)
+
     def session(self) -> Session:
         """A new conversation with a KV cache of its own. UserError where the bmodel is not a decoder."""
         return Session(self)
@@ -140,8 +168,8 @@ class Engine:
 
     def _positions(self) -> int | None:
         """How many rows the decode nets' tables of positions have."""
-        caches = [spec for spec in self.nets.values() if spec.kind == BLOCK_CACHE]
-        return caches[0].inputs[-1].shape[1] * (1 + len(self.rope.switches)) if caches else None
+        caches = [t for s in self.nets.values() if s.kind == BLOCK_CACHE for t in s.inputs if t.name in CACHED]
+        return caches[0].shape[1] * (1 + len(self.rope.switches)) if caches else None
 
     def _start(self, libraries: simulator.Libraries) -> None:
         environment = dict(os.environ)

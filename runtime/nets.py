@@ -15,6 +15,7 @@ import numpy as np
 from contract import graphs
 from contract.errors import UserError
 from contract.graphs import Geometry, GraphSpec, TensorSpec, VisionGeometry
+from contract.lora import LORA
 from runtime.half import Array
 
 _BUILDERS: dict[str, Callable[[Geometry], GraphSpec]] = {
@@ -90,6 +91,7 @@ def describe(name: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSp
         wanted = [t.name for t in known.inputs]
         if kind in PREFILL and len(inputs) == len(wanted) - 1:  # the mask is baked into llm_convert's dynamic blocks
             del wanted[2]
+        wanted += [t.name for t in inputs if t.name.startswith(LORA)]
         inputs, outputs = _rename(inputs, wanted), _rename(outputs, [t.name for t in known.outputs])
     if kind == graphs.VIT:
         features = graphs.vit(VisionGeometry(1, 1, deepstack=len(outputs) - 1)).outputs
@@ -186,7 +188,8 @@ def sizes(nets: Mapping[str, GraphSpec]) -> Sizes:
         remedy = f"name a decoder's bmodel; one without embedding needs its {graphs.EMBEDDING_FILE} beside it"
         raise UserError(f"this bmodel cannot talk: it has no net {missing[0]}", remedy=remedy)
     for name in needed:
-        if odd := sorted({t.name for t in (*nets[name].inputs, *nets[name].outputs)} - _names(nets[name])):
+        tensors = (*(t for t in nets[name].inputs if not t.name.startswith(LORA)), *nets[name].outputs)
+        if odd := sorted({t.name for t in tensors} - _names(nets[name])):
             # As in nets of which the compiler split a part only.
             raise UserError(f"net {name} has a tensor {odd[0]!r} that no decoder has", remedy="build for one device")
     hidden = [nets[n].outputs[0] for n in needed[:-1]] + [nets[n].inputs[0] for n in needed[2:]]

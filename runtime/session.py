@@ -44,7 +44,7 @@ class Session:
         self._length: int | None = None
         self._row, self._ids = 0, list[int]()  # see contract.manifest.Rope; all tokens taken in
         self._shift, self._seen = 0, list[str]()  # from length to position (contract.vision); digests of its pictures
-        self._number: int | None = engine.call("open") if number is None else number
+        self._number: int | None = engine.call("decoder", "open") if number is None else number
         self._seat, self._guest = seat, number is not None
 
     def __enter__(self) -> Session:

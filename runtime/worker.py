@@ -35,11 +35,9 @@ class _Worker:
     def nets(self) -> dict[str, GraphSpec]:
         return {name: net.spec for name, net in self._device.nets.items()}
 
-    def open(self) -> int:
-        self._decoder = self._decoder or Decoder(self._device, embedding.find(self._bmodel, self.nets()))
-        return self._decoder.open()
-
     def decoder(self, call: str, *arguments: Any) -> Any:
+        """Makes one when it is first asked for something."""
+        self._decoder = self._decoder or Decoder(self._device, embedding.find(self._bmodel, self.nets()))
         return getattr(self._decoder, call)(*arguments)
 
 
@@ -64,7 +62,6 @@ def _serve(worker: _Worker, inbox: BinaryIO, outbox: BinaryIO) -> None:
     calls: dict[str, Callable[..., Any]] = {
         "nets": worker.nets,
         "run": worker.run,
-        "open": worker.open,
         "decoder": worker.decoder,
     }
     while True:
