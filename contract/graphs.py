@@ -248,6 +248,12 @@ def sample_head(g: Geometry) -> GraphSpec:
     return GraphSpec(SAMPLE_HEAD, SAMPLE_HEAD, None, inputs, outputs)
 
 
+def tower_mask(table: bool) -> str:
+    """The tower's input that says which patches see each other. llm_convert has another name for it where positions
+    are interpolated from a learned table (Qwen3-VL)."""
+    return "attention_mask" if table else "full_attn_mask"
+
+
 def vit(v: VisionGeometry) -> GraphSpec:
     """Pixels to feature rows, in the decoder's half type. Masks hold MASKED and 0; where there are windows, patches
     come in their order, and `reverse_index` puts the rows back."""
@@ -260,7 +266,7 @@ def vit(v: VisionGeometry) -> GraphSpec:
     inputs = [TensorSpec("input_states", (n, v.patch_size), FLOAT32), TensorSpec("position_ids", (n, 2), INT32)]
     if v.table:
         inputs += [TensorSpec("pos_idx", (n, 4), INT32), TensorSpec("pos_weight", (n, 4, 1), FLOAT32)]
-    inputs.append(TensorSpec("full_attn_mask", (1, 1, n, n), FLOAT32))
+    inputs.append(TensorSpec(tower_mask(v.table), (1, 1, n, n), FLOAT32))
     if v.windows:
         inputs.append(TensorSpec("window_attn_mask", (1, 1, n, n), FLOAT32))
         inputs.append(TensorSpec("reverse_index", (v.rows,), INT32))

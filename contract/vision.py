@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.errors import UserError
-from contract.graphs import MASKED
+from contract.graphs import MASKED, tower_mask
 
 Grid = tuple[int, int, int]
 Array = NDArray[Any]
@@ -124,7 +124,7 @@ class Tower:
         frames = np.repeat(np.arange(grid[0]), grid[1] * grid[2])
         if self.table:
             inputs |= interpolation(grid, self.merge, self.table, length)
-        inputs["full_attn_mask"] = mask(frames, length)
+        inputs[tower_mask(self.table > 0)] = mask(frames, length)
         if order is not None:
             inputs["window_attn_mask"] = mask(np.repeat(order[1], unit), length)
             back = np.arange(length // unit)
