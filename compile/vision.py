@@ -52,8 +52,7 @@ def check(spec: DecoderSpec, options: Options) -> None:
     if options.vit == "bf16" and MODES[options.mode].half != graphs.BFLOAT16:
         raise UserError(f"mode {options.mode} has no bfloat16", "--vit", "leave it out, or use MODE=bf16")
     if options.dynamic_vit and spec.vision.picture:
-        what = f"pictures of {spec.model_type} models have one size"
-        raise UserError(what, "--dynamic-vit", "leave it out")
+        raise UserError("pictures of this model have one size", "--dynamic-vit", "leave it out")
 
 
 def _check_size(spec: VisionSpec, chosen: Size) -> None:
