@@ -23,7 +23,11 @@ INPUT = re.compile(r'"top\.Input"\((%arg\d+)\).*loc\((#loc\d+)\)')
 TYPES = {"f32": "float32", "si32": "int32"}
 # What their code takes for granted: heads of 80 in the tower, and a key of older files.
 QWEN = {"vision_config": {"hidden_size": 160, "in_chans": 3}}
-CASES = {"qwen2_5_vl": (QWEN, (84, 56)), "qwen3_vl": ({}, (96, 64))}
+CASES = {
+    "qwen2_vl": ({"vision_config": {"embed_dim": 160, "in_chans": 3}}, (84, 56)),
+    "qwen2_5_vl": (QWEN, (84, 56)),
+    "qwen3_vl": ({}, (96, 64)),
+}
 Converted = Callable[[str], tuple[Path, Path]]
 
 
