@@ -134,11 +134,11 @@ class Decoder:
         return Block(layer, self.spec, length, tables, mask, positions, self.stretch(length), columns, self._low_rank)
 
     def tower(self, size: Size, checkpoint: Checkpoint | None) -> nn.Module:
-        """The vision tower as a net for pictures of up to the pixels of `size`, height and width."""
+        """The vision tower as a net for pictures of up to the pixels of `size`, height and width; in float32."""
         vision, spec = self.architecture.vision, self.spec.vision
         assert vision is not None
         assert spec is not None
-        tower = copy.deepcopy(self.meta.get_submodule(vision.root))
+        tower = copy.deepcopy(self.meta.get_submodule(vision.root)).float()
         for block in tower.get_submodule(vision.blocks).children():
             for swap in vision.swaps:
                 old = block.get_submodule(swap.at)
