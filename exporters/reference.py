@@ -75,6 +75,7 @@ def run(
     ids, shown = _prompt_ids(model_dir, prompt, spec.vocab)[:room], None
     if spec.vision and size:
         ids, shown = show.sample(spec.vision, size, ids, room)
+        positions = min(positions, seq_length - len(ids) + 1)  # a picture of one size takes what it takes
     with tempfile.TemporaryDirectory() as offload, torch.no_grad(), compat.running():
         model, in_memory = _load(model_dir, architecture, offload)
         model = _adapted(model, adapter) if adapter else model
