@@ -49,6 +49,7 @@ PUBLISHED = {
     ),
     "gemma3": Published("Gemma3Processor", "Gemma3ImageProcessorPil"),
     "llava": Published("LlavaProcessor", "CLIPImageProcessorPil"),
+    "janus": Published("JanusProcessor", "JanusImageProcessorPil"),
 }
 
 

@@ -81,7 +81,7 @@ def arguments(model: Any, pictures: Pictures, ids: Sequence[int]) -> dict[str, t
 def features(model: Any, pictures: Pictures) -> tuple[torch.Tensor, ...]:
     """What Hugging Face's tower and projector make of pictures (none of them a video), [rows, H] each."""
     grid = {"image_grid_thw": torch.tensor(pictures.grids)} if pictures.grids else {}
-    out = model.get_image_features(pixel_values=torch.from_numpy(pictures.pixels), return_dict=True, **grid)
+    out = model.base_model.get_image_features(pixel_values=torch.from_numpy(pictures.pixels), return_dict=True, **grid)
     return tuple(_joined(rows) for rows in (out.pooler_output, *(getattr(out, "deepstack_features", None) or ())))
 
 

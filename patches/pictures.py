@@ -46,7 +46,8 @@ class _Tower(nn.Module):
 
     def __init__(self, model: Any, sizes: Any, places: int) -> None:
         super().__init__()
-        self.vision_tower, self.multi_modal_projector = model.vision_tower, model.multi_modal_projector
+        for name in self.parts:
+            self.add_module(name, model.get_submodule(name))
         self.blocks = sizes.blocks
         for module in self.modules():
             module._buffers.clear()
@@ -58,6 +59,9 @@ class _Tower(nn.Module):
         return states
 
     masked = True  # whether a layer takes a mask
+    parts: tuple[str, ...] = ("vision_tower", "multi_modal_projector")
+    vision_tower: Any
+    multi_modal_projector: Any
 
 
 def _patches(convolution: Any, pixels: torch.Tensor) -> torch.Tensor:
@@ -71,15 +75,20 @@ def _patches(convolution: Any, pixels: torch.Tensor) -> torch.Tensor:
 class SiglipTower(_Tower):
     def __init__(self, model: Any, sizes: Any, places: int) -> None:
         super().__init__(model, sizes, places)
-        if hasattr(self.vision_tower, "head"):  # pools all patches into one, for other uses
-            del self.vision_tower.head
+        tower = getattr(self, self.parts[0])
+        if hasattr(tower, "head"):  # pools all patches into one, for other uses
+            del tower.head
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        tower = self.vision_tower
+        tower, projector = (getattr(self, name) for name in self.parts)
         states = _patches(tower.embeddings.patch_embedding, pixel_values) + tower.embeddings.position_embedding.weight
         states = tower.post_layernorm(self.encoded(states, tower.encoder.layers))
-        rows: torch.Tensor = self.multi_modal_projector(states)
+        rows: torch.Tensor = projector(states)
         return rows[0]
+
+
+class JanusTower(SiglipTower):
+    parts = ("vision_model", "aligner")
 
 
 class ClipTower(_Tower):

@@ -50,3 +50,11 @@ LLAVA_CHAT = (
     " selectattr('type', 'equalto', 'text') %}{{ content['text'] + ' '}}{% endfor %}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
+JANUS_CHAT = (
+    "{% set seps = ['\n\n', '<|im_end|>'] %}You are a helpful language and vision assistant.\n\n"
+    "{% for message in messages %}{% if message['role'] == 'user' %}User: {% else %}"
+    "{{ message['role'].capitalize() }}: {% endif %}{% for content in message['content'] %}"
+    "{% if content['type'] == 'image' %}<image>\n{% elif content['type'] == 'text' %}{{ content['text'] }}{% endif %}"
+    "{% endfor %}{% if not loop.last or add_generation_prompt %}{% if message['role'] == 'user' %}{{ seps[0] }}"
+    "{% else %}{{ seps[1] }}{% endif %}{% endif %}{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
+)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.tiny import COMMON, THETA, WINDOW, values
-from tests.vision_chats import GEMMA_CHAT, INTERN_CHAT, LLAVA_CHAT, QWEN3_CHAT, QWEN_CHAT
+from tests.vision_chats import GEMMA_CHAT, INTERN_CHAT, JANUS_CHAT, LLAVA_CHAT, QWEN3_CHAT, QWEN_CHAT
 
 VOCABULARY, LEARNED = 600, 570
 # The first ones as they are numbered at the end of Qwen's published vocabularies.
@@ -228,6 +228,41 @@ CASES = {
             "processor_class": "LlavaProcessor",
         },
         tokens={"image_token": "<image>"},
+    ),
+    "janus": Tiny(
+        "janus",
+        {"model_type": "llama"},
+        {
+            **{key: value for key, value in SMALL.items() if key != "intermediate_size"},
+            "mlp_ratio": 2,
+            "image_size": SIDE,
+            "patch_size": 14,
+            "projection_dim": COMMON["hidden_size"],
+            "num_image_tokens": 16,
+        },
+        {
+            "size": {"height": SIDE, "width": SIDE},
+            "min_size": 14,
+            "image_mean": [0.5, 0.5, 0.5],
+            "image_std": [0.5, 0.5, 0.5],
+            "processor_class": "JanusProcessor",
+            "image_processor_type": "JanusImageProcessor",
+        },
+        JANUS_CHAT,
+        {
+            "image_token_id": IDS["<image>"],
+            "vq_config": {
+                "base_channels": 32,
+                "channel_multiplier": [1],
+                "num_res_blocks": 1,
+                "latent_channels": 32,
+                "num_embeddings": 16,
+                "projection_dim": 8,
+                "image_token_embed_dim": COMMON["hidden_size"],
+            },
+        },
+        processor={"num_image_tokens": 16, "processor_class": "JanusProcessor"},
+        tokens={"image_token": "<image>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"},
     ),
 }
 

@@ -47,7 +47,7 @@ WANTED = {
     *("falcon-7b", "falcon-40b", "wizardcoder-15b", "starcoder", "phi-3-mini", "phi-4-mini"),
     *("gemma-2b", "gemma2-2b", "gemma2-9b", "gemma3-1b"),
     *("internlm2-1.8b", "internlm2-7b", "minicpm3-4b", "deepseek-v2-lite"),
-    *("internvl3-1b", "internvl3-2b", "internvl3-8b", "gemma3-4b", "llava-1.5-7b"),
+    *("internvl3-1b", "internvl3-2b", "internvl3-8b", "gemma3-4b", "llava-1.5-7b", "janus-pro-1b"),
     *("qwen3-vl-2b", "qwen3-vl-4b", "qwen3-vl-8b"),
     *("qwen2-vl-2b", "qwen2-vl-7b"),
     *("qwen2.5-vl-3b", "qwen2.5-vl-7b"),
@@ -55,6 +55,7 @@ WANTED = {
 # Billions of parameters, as the models' authors give them where the name does not.
 PUBLISHED = {
     **{"stories15m": 0.0152, "lwm-text-chat": 6.74, "starcoder": 15.5, "phi-3-mini": 3.82, "phi-4-mini": 3.84},
+    "janus-pro-1b": 1.96,  # without what makes pictures
     **{"deepseek-v2-lite": 15.7, "falcon-40b": 41.3, "qwen-72b": 72.3, "minicpm3-4b": 4.07, "gemma2-2b": 2.61},
 }
 
