@@ -137,6 +137,7 @@ def _grid(
         quantization.keep_grid(spec, options, scheme.bits, scheme.group_size, chosen) if scheme else (options, 0)
     )
     if options.route == vendor.ROUTE:
+        vendor.check_config(specs.read_config(model_dir))
         vendor.check_checkpoint(spec, options, scheme)
     if grid and options.adapter:
         what = "an adapter takes the weights of a quantised checkpoint off their grid"

@@ -9,7 +9,8 @@ last layer (exporters.normed). Seen with tpu-mlir 1.30.2.
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 from contract import graphs
 from contract.errors import UserError, one_of
@@ -22,7 +23,17 @@ if TYPE_CHECKING:
 
 ROUTE = "llm_convert"
 # Of the model types that we know, those that it takes.
-MODEL_TYPES = ("chatglm", "llama", "phi3", "qwen2", "qwen3")
+MODEL_TYPES = ("chatglm", "llama", "phi3", "qwen2", "qwen2_5_vl", "qwen2_vl", "qwen3", "qwen3_vl")
+# Where it looks in config.json, beyond what the model types' own readers do, by paths of which one must be there.
+# Without the sections it takes those of heads of 128, and of others computes nonsense.
+_SECTIONS = "rope_scaling.mrope_section"
+READ = {
+    "qwen2_5_vl": (("vision_config.in_chans",), (_SECTIONS, f"text_config.{_SECTIONS}")),
+    "qwen2_vl": (("vision_config.in_chans",), (_SECTIONS,)),
+    "qwen3_vl": ((f"text_config.{_SECTIONS}",),),
+}
+# The size of the tower's heads that it writes down as a number.
+TOWER_HEADS = {"qwen2_5_vl": 80, "qwen2_vl": 80}
 # Nets without weights, which we make on this route as well: its sample_head keeps the five likeliest tokens whatever
 # top_p says, and leaves out the one that crosses it.
 NOT_TAKEN = (graphs.GREEDY_HEAD, graphs.SAMPLE_HEAD)
@@ -69,7 +80,25 @@ def check(spec: DecoderSpec, options: Options) -> None:
         (options.batch > 1, "its nets for several conversations do not compile"),
         (options.host_embedding, "it leaves its table in another place"),
         (options.history or options.dynamic or options.input_length is not None, "it has other forms of prefill"),
+        (options.vit is not None, "it keeps the tower in the checkpoint's 16 bits"),
+        (options.dynamic_vit, "its tower is static where its prefill is"),
     )
+    heads = TOWER_HEADS.get(spec.model_type)
+    if spec.vision and heads:
+        told = f"it takes towers with heads of {heads} only, not of {spec.vision.head_dim}"
+        _refuse((spec.vision.head_dim != heads, told))
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """UserError where config.json lacks what only it looks for."""
+    for choices in READ.get(config["model_type"], ()):
+        if not any(_holds(config, path.split(".")) for path in choices):
+            raise UserError(f"llm_convert looks for {one_of(choices)} in config.json", "--route", f"add it, or {OURS}")
+
+
+def _holds(config: Mapping[str, Any], keys: list[str]) -> bool:
+    inner = config.get(keys[0])
+    return inner is not None if len(keys) == 1 else isinstance(inner, dict) and _holds(inner, keys[1:])
 
 
 def check_checkpoint(spec: DecoderSpec, options: Options, scheme: Scheme | None) -> None:
@@ -112,8 +141,9 @@ def convert(model: str, spec: DecoderSpec, options: Options) -> tuple[tuple[str,
     quantize = word(spec, options, graphs.BLOCK).lower()
     flags = (("--do_sample",) if options.sample else ()) + (("--symmetric",) if options.symmetric else ())
     sizes = ("-s", str(options.seq_length), "-q", quantize, "-g", str(options.group_size), "-c", options.chip)
+    pixels = ("--max_pixels", options.max_pixels) if options.max_pixels else ()
     return (
-        ("llm_convert.py", "-m", model, *sizes, *flags, "-o", "made"),
+        ("llm_convert.py", "-m", model, *sizes, *flags, *pixels, "-o", "made"),
         ("sh", "-c", "mv made/*_static/*/ . && rm -r made"),
     )
 

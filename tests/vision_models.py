@@ -304,6 +304,23 @@ def bare(name: str, folder: Path, vocab: int = 128, **config: Any) -> Path:
     return folder
 
 
+def for_vendor(name: str, folder: Path, dtype: str = "bfloat16") -> Path:
+    """A bare checkpoint of Qwen2-VL or one of its successors, as llm_convert takes it: its config.json says all that
+    those first published say, and heads of the tower have their 80 dimensions."""
+    tower = {"qwen2_vl": "embed_dim", "qwen2_5_vl": "hidden_size"}
+    vision = {tower[name]: 160, "in_chans": 3} if name in tower else {}
+    bare(name, folder, dtype=dtype, vision_config=vision)
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    if name == "qwen2_5_vl":
+        _flatten(path)
+    elif name == "qwen3_vl":
+        config["text_config"]["rope_scaling"] = config["text_config"].pop("rope_parameters")
+        config["text_config"]["rope_theta"] = THETA
+        _write(path, config)
+    return folder
+
+
 def _flatten(config: Path) -> None:
     nested = json.loads(config.read_text())
     text = nested.pop("text_config")

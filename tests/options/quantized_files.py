@@ -134,11 +134,16 @@ FORMATS = {
 
 def make(name: str, folder: Path, case: str = "qwen2", **changes: Any) -> Tensors:
     """Write a tiny checkpoint whose layers' linear modules are in that format; the weights that they stand for."""
-    form = FORMATS[name]
     tiny.make(case, folder, **changes)
+    return quantize(name, folder)
+
+
+def quantize(name: str, folder: Path) -> Tensors:
+    """The same of a checkpoint that is there; a tower beside its decoder stays as it is."""
+    form = FORMATS[name]
     tensors = load_file(folder / "model.safetensors")
     drawn, truth = np.random.default_rng(0), {}
-    for key in [k for k in tensors if k.endswith("_proj.weight")]:
+    for key in [k for k in tensors if k.endswith("_proj.weight") and not k.startswith("visual.")]:
         made = _levels(drawn, tensors.pop(key).shape, form)
         module = key.removesuffix(".weight")
         tensors |= {f"{module}.{part}": value for part, value in form.pack(made, form.bits).items()}

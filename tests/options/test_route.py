@@ -15,8 +15,10 @@ from compile.plan import settle
 from compile.toolchain import Runner
 from contract.errors import UserError
 from exporters.quantized import Scheme
+from tests import vision_models
 from tests.compile.builds import recipe_and_spec, recipe_plan
 from tests.end_to_end.test_line import hf2bmodel, manifest
+from tests.end_to_end.test_zoo import PIXELS
 from tests.options import quantized_files
 from tests.options.conftest import Made, cosines
 
@@ -68,6 +70,46 @@ def test_quantised_checkpoints_as_they_are(name: str, made: Made, tmp_path: Path
     assert min(cosines(folder)[f"block_{i}"] for i in range(2)) > 0.999
 
 
+@pytest.mark.toolchain
+@needs_parallel
+@pytest.mark.parametrize(
+    ("name", "dtype", "mode"),
+    [("qwen2_5_vl", "float16", "int4"), ("qwen2_vl", "bfloat16", "bf16"), ("qwen3_vl", "bfloat16", "bf16")],
+)
+def test_models_that_see(name: str, dtype: str, mode: str, made: Made, tmp_path: Path) -> None:
+    """The first one's decoder in AWQ, beside a tower in float16."""
+    checkpoint = vision_models.for_vendor(name, tmp_path / name, dtype)
+    if mode == "int4":
+        quantized_files.quantize("awq", checkpoint)
+    folder = made(checkpoint, "--mode", mode, "--max-pixels", PIXELS[name], *BY_VENDOR)
+    found = manifest(folder)
+    assert (found["status"], found["reason"]) == ("verified", "")
+    assert {s["rung"] for s in found["parity"] if s["net"] == "vit"} == {"patched", "onnx", "chip"}
+    assert found["nets"]["vit"]["quantize"] == ("F16" if dtype == "float16" else "BF16")
+    assert found["nets"]["vit"]["cycles"]
+    assert found["geometry"]["tower"]["image_token"] > 0
+
+
+def test_what_it_looks_for_in_config_json_is_named() -> None:
+    config = {"model_type": "qwen2_5_vl", "vision_config": {"in_chans": 3}}
+    vendor.check_config({**config, "rope_scaling": {"mrope_section": [16, 24, 24]}})
+    vendor.check_config({**config, "text_config": {"rope_scaling": {"mrope_section": [16, 24, 24]}}})
+    with pytest.raises(UserError, match=r"looks for rope_scaling\.mrope_section or text_config\.rope_scaling"):
+        vendor.check_config(config)
+    with pytest.raises(UserError, match=r"looks for vision_config\.in_chans in config\.json; add it, or leave out"):
+        vendor.check_config({**config, "vision_config": {}})
+
+
+def test_its_tower_has_heads_of_one_size() -> None:
+    recipe, spec = recipe_and_spec("qwen2.5-vl-3b")
+    assert spec.vision
+    other = replace(spec, vision=replace(spec.vision, hidden=1024))
+    options = settle(recipe, {"route": "llm_convert"})
+    vendor.check(spec, options)
+    with pytest.raises(UserError, match="it takes towers with heads of 80 only, not of 64"):
+        vendor.check(other, options)
+
+
 def test_one_step_converts_and_every_net_is_taken_from_it() -> None:
     plan = recipe_plan("qwen2.5-0.5b", route="llm_convert")
     steps = {step.name: step for step in plan.steps}
@@ -82,11 +124,13 @@ def test_one_step_converts_and_every_net_is_taken_from_it() -> None:
 @pytest.mark.parametrize(
     ("name", "changes", "told"),
     [
-        ("falcon-7b", {}, "it rejects falcon; it takes chatglm, llama, phi3, qwen2 or qwen3"),
+        ("falcon-7b", {}, "it rejects falcon; it takes chatglm, llama, phi3, qwen2, qwen2_5_vl, qwen2_vl, qwen3 or"),
         ("qwen2.5-0.5b", {"devices": 2}, "its nets for several devices lack the final norm in lm_head"),
         ("qwen2.5-0.5b", {"head": "int8"}, "it keeps lm_head in 16 bits, whatever is asked for"),
         ("qwen2.5-0.5b", {"adapter": "/x"}, "it does not merge adapters"),
         ("qwen2.5-0.5b", {"input_length": 64}, "it has other forms of prefill"),
+        ("qwen2.5-vl-3b", {"vit": "f16"}, "it keeps the tower in the checkpoint's 16 bits"),
+        ("qwen2.5-vl-3b", {"dynamic_vit": True}, "its tower is static where its prefill is"),
     ],
 )
 def test_known_failures_are_refused(name: str, changes: dict[str, Any], told: str) -> None:

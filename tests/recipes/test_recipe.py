@@ -50,7 +50,7 @@ WANTED = {
     *("internvl3-1b", "internvl3-2b", "internvl3-8b", "gemma3-4b", "llava-1.5-7b", "janus-pro-1b"),
     *("qwen3-vl-2b", "qwen3-vl-4b", "qwen3-vl-8b"),
     *("qwen2-vl-2b", "qwen2-vl-7b"),
-    *("qwen2.5-vl-3b", "qwen2.5-vl-7b"),
+    *("qwen2.5-vl-3b", "qwen2.5-vl-7b", "qwen2.5-vl-3b-awq", "qwen2.5-vl-7b-awq"),
 }
 # Billions of parameters, as the models' authors give them where the name does not.
 PUBLISHED = {
