@@ -83,6 +83,8 @@ class Talker:
 
     def encode(self, messages: Sequence[Message]) -> Prompt:
         """The prompt of a conversation that waits for its answer."""
+        from contract.vision import Prompt
+
         if self._processor:
             prompt: Prompt = self._processor.prompt(messages, self._template)
             return prompt
