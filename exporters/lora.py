@@ -1,7 +1,7 @@
 """LoRA adapters that are put in at run time: which modules of a layer take one, and an adapter as the nets take it.
 
 Only low-rank changes of the layers' own linear modules can be; what else an adapter changes lies fixed in the bmodel.
-No torch here.
+No torch here, and numpy for adapters only.
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from contract.errors import UserError
 from contract.lora import Adapted
@@ -20,7 +18,10 @@ from exporters.parts import LAYER_WEIGHTS
 from exporters.rows import Rows
 from exporters.spec import DecoderSpec
 
-Array = np.ndarray[Any, np.dtype[np.float32]]
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 BUILD = "build with ADAPTER= in place of LORA="
 
 
@@ -97,6 +98,8 @@ def read(folder: Path, spec: DecoderSpec, rank: int) -> dict[int, dict[str, Arra
 def _layer(
     known: tuple[Place, ...], found: Mapping[str, tuple[Array, Array]], prefix: str, rank: int
 ) -> dict[str, Array]:
+    import numpy as np
+
     inputs: dict[str, Array] = {}
     for place in known:
         sizes = place.adapted(rank)
