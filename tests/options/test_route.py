@@ -87,7 +87,7 @@ def test_models_that_see(name: str, dtype: str, mode: str, made: Made, tmp_path:
     assert {s["rung"] for s in found["parity"] if s["net"] == "vit"} == {"patched", "onnx", "chip"}
     assert found["nets"]["vit"]["quantize"] == ("F16" if dtype == "float16" else "BF16")
     assert found["nets"]["vit"]["cycles"]
-    assert found["geometry"]["tower"]["image_token"] > 0
+    assert found["model"]["tower"]["image_token"] > 0
 
 
 def test_what_it_looks_for_in_config_json_is_named() -> None:
