@@ -170,7 +170,7 @@ CASES = {
             "video_token": "<video>",
         },
     ),
-    "gemma3": Tiny(
+    "gemma3_image": Tiny(
         "gemma3",
         {
             "model_type": "gemma3_text",

@@ -36,14 +36,14 @@ class Built:
         return next(self.folder.glob("*.bmodel"))
 
 
-@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl", "gemma3"])
+@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl", "gemma3_image"])
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
     import torch
     from transformers import AutoModelForImageTextToText
 
     name, folder = request.param, tmp_path_factory.mktemp(request.param)
     checkpoint = vision_models.bare(name, folder / "checkpoint")
-    (folder / "tiny.yaml").write_text(RECIPE.format(architecture=name))
+    (folder / "tiny.yaml").write_text(RECIPE.format(architecture=vision_models.CASES[name].model_type))
     pixels = ("--max-pixels", PIXELS[name]) if name in PIXELS else ()
     history = ("--history", "--input-length", "48")
     words = ("--mode", "bf16", "--sample", "--seq-length", str(SEQ), "--verify", "none", *history, *pixels)

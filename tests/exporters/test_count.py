@@ -90,7 +90,7 @@ def test_the_arithmetic_is_shown(name: str, size: Size, tokens: int) -> None:
     assert np.prod([int(side) for side in grid]) == 4 * tokens
 
 
-@pytest.mark.parametrize("name", ["internvl", "gemma3", "llava", "janus"])
+@pytest.mark.parametrize("name", ["internvl", "gemma3_image", "llava", "janus"])
 def test_pictures_of_one_size_have_the_tokens_that_hugging_face_makes_of_them(name: str, tmp_path: Path) -> None:
     checkpoint = vision_models.make(name, tmp_path)
     read = specs.read(checkpoint)

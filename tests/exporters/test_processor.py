@@ -18,7 +18,7 @@ from exporters.pictures import Video
 from tests import torchvision_processor, vision_models
 
 FREE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-ONE_SIZE = ("internvl", "gemma3", "llava", "janus")
+ONE_SIZE = ("internvl", "gemma3_image", "llava", "janus")
 SAMPLES = list(itertools.product((4, 7, 50, 301), (8.0, 23.976, 30.0), (0.5, 1, 2)))
 # Two of 255 levels, after normalisation: torchvision rounds otherwise than Pillow in each of two passes of resizing.
 ROUNDED = {"qwen2_vl": 2.01 / 255 / 0.261, "qwen2_5_vl": 2.01 / 255 / 0.261, "qwen3_vl": 2.01 / 255 / 0.5}
