@@ -136,6 +136,43 @@ def weight_bytes(path: Path) -> list[int]:
     return [sum(size for _, size in places) for places in held]
 
 
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a device gives to a bmodel when it is loaded: `weights`; `commands`; `scratch` of the net that needs
+    most, which all share; `io`: inputs and outputs of nets that have memory of their own."""
+
+    weights: int
+    commands: int
+    scratch: int
+    io: int
+
+    @property
+    def whole(self) -> int:
+        return self.weights + self.commands + self.scratch + self.io
+
+
+def memory(path: Path) -> list[Memory]:
+    """By device, as the library lays a bmodel out where nets share their scratch. UserError as read()."""
+    nets = _model(path)["net"]
+    made = []
+    for device, weights in enumerate(weight_bytes(path)):
+        own = [net for net in nets if ((net["cascade"] or {}).get("device_id") or 0) == device]
+        stages = [stage for net in own for stage in net["parameter"]]
+        scratch = max((stage["ctx_size"] or 0 for stage in stages), default=0)
+        io = sum(stage["io_size"] or 0 for stage in stages)
+        made.append(Memory(weights, sum(map(_command_bytes, stages)), scratch, io))
+    return made
+
+
+def _command_bytes(stage: dict[str, Any]) -> int:
+    """Of a static net, for all cores; a dynamic one has its program instead."""
+    nets = stage["sub_net"] or ()
+    groups = [group for net in nets for group in net["cmd_group"] or ()]
+    groups += [g for net in nets for core in net["core_commands"] or () for g in core["gdma_tiu_commands"] or ()]
+    program = stage["binary_ir"][1] if stage["binary_ir"] else 0
+    return int(program + sum((g["bdc_cmd_byte"] or 0) + (g["gdma_cmd_byte"] or 0) for g in groups))
+
+
 def cascade_places(path: Path) -> list[int]:
     """Offsets in the file of the 16 bits that say where in a net's table its cascade lies. UserError as read()."""
     described, _ = _description(path)
