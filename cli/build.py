@@ -43,6 +43,9 @@ def _build(args: argparse.Namespace) -> int:
 
     prepared = prepare(Request.from_args(args), say)
     if args.plan:
+        from cli import forecast
+
+        say(forecast.told(prepared))
         print(script(prepared), end="")
         return 0
     return carry_out(prepared)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cli import forecast
 from compile import cluster, deploy, estimate, plan, quantization, steps, toolchain, vendor, vision
 from compile import script as scripts
 from contract.errors import UserError
@@ -74,11 +75,13 @@ def prepare(request: Request, say: Say) -> Prepared:
 
     recipe = load(request.recipe)
     _executor(request)
+    most = forecast.device_memory(request)
     options, trusted, out = _settled(recipe, request), request["trust_remote_code"], Path(request["out"])
     foretold = None if request["model"] else _foretold(recipe, origin(request.recipe))
     if foretold:  # refuse before anything is fetched what the published config refuses
         options = vision.settle(foretold, options)
         made = plan.make_plan(recipe, foretold, UNKNOWN, out, options, trusted)
+        forecast.check_memory(most, forecast.Sizes(recipe, foretold, options))
     tools = _toolchain(request, made.folder if foretold else out)
     if options.route == vendor.ROUTE:
         vendor.require(tools.runner)
@@ -97,6 +100,7 @@ def prepare(request: Request, say: Say) -> Prepared:
     spec = specs.read(model_dir)
     options, grid = _grid(model_dir, spec, vision.settle(spec, options), request.chosen.get("group_size"))
     made = plan.make_plan(recipe, spec, model_dir, out, options, trusted, grid)
+    forecast.check_memory(most, forecast.Sizes(recipe, spec, options, grid))
     architecture = find(spec.model_type)
     if architecture.remote:
         trust.check_allowed(model_dir, specs.read_config(model_dir), trusted)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from recipes.recipe import Recipe
 
 GB = 10**9
-_KERNEL = 6 * 10**6  # the chip's kernel module, a copy in each net's bmodel
+KERNEL = 6 * 10**6  # the chip's kernel module, a copy in each net's bmodel
 _KEPT_STEPS = 3  # decode steps that the parity step keeps of each layer
 _SCALE = 3  # bytes a group of quantised weights takes beside them: a scale in 16 bits, a zero point in 8
 _EIGHT_BIT_GROUP = 128  # at most; compile.plan settles it
@@ -40,22 +40,34 @@ def group_bytes(spec: DecoderSpec, group: str) -> int:
     return 4 * spec.layer_parameters[int(group.removeprefix("layer_"))]
 
 
-def bmodel_bytes(recipe: Recipe, spec: DecoderSpec, mode: str, seq_length: int, group_size: int) -> int:
-    """Likely size of a bmodel for one device: weights, once each, with their scales, rotary tables, commands."""
+def bmodel_bytes(
+    recipe: Recipe, spec: DecoderSpec, mode: str, seq_length: int, group_size: int, head: str | None = None
+) -> int:
+    """Likely size of a bmodel for one device: weights, once each, with their scales, rotary tables, commands. `head`:
+    as chosen for lm_head."""
     table = spec.vocab * spec.hidden
+    prefill, decode = ((recipe.quantize(kind, mode), group_size) for kind in (graphs.BLOCK, graphs.BLOCK_CACHE))
+    quantised = stored(table, recipe.quantize(graphs.LM_HEAD, mode, head), group_size)
+    tower = 2 * spec.vision.parameters if spec.vision else 0
+    blocks = layer_bytes(spec, prefill, decode, seq_length)
+    return KERNEL + 2 * table + quantised + blocks + tower + 2 * spec.layers * _COMMANDS
+
+
+def layer_bytes(
+    spec: DecoderSpec, prefill: tuple[str, int], decode: tuple[str, int], seq_length: int, devices: int = 1
+) -> int:
+    """Of the weights of all layers, on one of `devices`. `prefill`, `decode`: model_deploy's word for the nets, and
+    input channels per scale."""
     rotary = 2 * 2 * seq_length * min(spec.head_dim, spec.v_head_dim)  # cos and sin, in 16 bits; in each layer anew
-    words = [recipe.quantize(kind, mode) for kind in (graphs.BLOCK, graphs.BLOCK_CACHE)]
-    nets = [_stored(sum(spec.layer_parameters), word, group_size) + spec.layers * rotary for word in words]
+    weights = sum(spec.layer_parameters) // devices
+    nets = [stored(weights, *word) + spec.layers * rotary for word in (prefill, decode)]
     # A quantised matmul is cut in two where its outputs are no multiple of 64, and prefill lays the parts down in
     # another order than decode: the two nets of a layer then share nothing, as when they are quantised differently.
-    apart = words[0] != words[1] or (words[0].startswith("W") and spec.hidden % 64 > 0)
-    blocks = sum(nets) if apart else nets[0]
-    head = _stored(table, recipe.quantize(graphs.LM_HEAD, mode), group_size)
-    tower = 2 * spec.vision.parameters if spec.vision else 0
-    return _KERNEL + 2 * table + head + blocks + tower + 2 * spec.layers * _COMMANDS
+    apart = prefill[0] != decode[0] or (prefill[0].startswith("W") and spec.hidden % 64 > 0)
+    return sum(nets) if apart else nets[0]
 
 
-def _stored(weights: int, quantize: str, group_size: int) -> int:
+def stored(weights: int, quantize: str, group_size: int) -> int:
     """Bytes of so many weights in a bmodel, quantised as model_deploy's word says."""
     if quantize.startswith("W4"):
         return weights // 2 + _SCALE * weights // group_size
@@ -66,12 +78,12 @@ def _stored(weights: int, quantize: str, group_size: int) -> int:
 
 def net_bytes(spec: DecoderSpec, group: str, quantize: str, group_size: int) -> int:
     """Of a net's bmodel."""
-    return _stored(group_bytes(spec, group) // 4, quantize, group_size) + _KERNEL
+    return stored(group_bytes(spec, group) // 4, quantize, group_size) + KERNEL
 
 
 def deploy_disk(spec: DecoderSpec, group: str, quantize: str, group_size: int) -> int:
     """Bytes that model_deploy writes: the weights quantised, the same where they will lie, and the bmodel."""
-    return 3 * _stored(group_bytes(spec, group) // 4, quantize, group_size) + _KERNEL
+    return 3 * stored(group_bytes(spec, group) // 4, quantize, group_size) + KERNEL
 
 
 def room(spec: DecoderSpec, grid: int) -> int:
@@ -81,7 +93,7 @@ def room(spec: DecoderSpec, grid: int) -> int:
     the checkpoint's layers keep; 0: none."""
     layers = sum(spec.layer_parameters)
     checkpoint = 2 * (spec.parameters - layers) + layers * (grid or 16) // 8
-    table = group_bytes(spec, "embedding") + 2 * _KERNEL + (1 + 3) * 2 * spec.vocab * spec.hidden
+    table = group_bytes(spec, "embedding") + 2 * KERNEL + (1 + 3) * 2 * spec.vocab * spec.hidden
     return max(max(13 * checkpoint // 10, table) + 16 * max(spec.layer_parameters), 2**30)
 
 

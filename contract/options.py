@@ -90,6 +90,7 @@ WORK = (
     Option("verify", "VERIFY", CHOICE, "the whole ladder, the rungs without the simulator, or none", "full", VERIFY),
     Option("executor", "EXECUTOR", CHOICE, "where steps run", "local", EXECUTORS),
     Option("address", "ADDRESS", TEXT, "of the Ray cluster (default: this machine)"),
+    Option("memory", "MEMORY", TEXT, "of each device, such as 16G: refuse what does not fit"),
     Option("keep", "KEEP", SWITCH, "keep every intermediate file", False),
     Option("toolchain", "TOOLCHAIN", CHOICE, "where tpu-mlir is", "auto", TOOLCHAINS),
     Option("trust_remote_code", "TRUST_REMOTE_CODE", SWITCH, "run modeling code that comes with the checkpoint", False),

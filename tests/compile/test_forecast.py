@@ -1,0 +1,208 @@
+"""What --plan says beforehand, held to what builds then measure."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli import forecast
+from cli.cache import parse
+from cli.prepare import Prepared, Request, prepare
+from compile import footprint as footprints
+from compile.executor import read_records
+from compile.job import Record
+from compile.resources import size
+from contract.errors import UserError
+from runtime import bmodel
+from tests import tiny
+from tests.compile.builds import options, recipe_and_spec, recipe_plan
+from tests.end_to_end.test_line import ROOT, hf2bmodel, manifest
+
+RECIPE = """\
+name: thin
+architecture: qwen2
+source: {hub: someone/thin}
+seq_length: 512
+mode: int4
+group_size: 32
+prompt: "Hello"
+"""
+# One layer of Qwen2.5-0.5B's sizes.
+SIZES = {
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 1,
+    "vocab_size": 4000,
+    "max_position_embeddings": 1024,
+}
+near = pytest.approx
+LOADED = """
+import sys
+from pathlib import Path
+from runtime import simulator
+from runtime.device import Device
+device = Device(simulator.find("bm1684x"), Path(sys.argv[1]), 0, 1, share_mem=True)
+print("next free:", device.allocate(4096).mems[0].addr)
+device.close()
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("forecast")
+    tiny.make("qwen2", folder / "checkpoint", **SIZES)
+    (folder / "thin.yaml").write_text(RECIPE)
+    return folder
+
+
+def foreseen(place: Path, **chosen: Any) -> Prepared:
+    work = {"model": str(place / "checkpoint"), "out": str(place / "out"), "verify": "none", "jobs": 1}
+    return prepare(Request(str(place / "thin.yaml"), {**work, **chosen}), lambda line: None)
+
+
+def build(place: Path, *words: str) -> Path:
+    work = ("--model", str(place / "checkpoint"), "--out", str(place / "out"), "--verify", "none", "--jobs", "1")
+    done = hf2bmodel("build", str(place / "thin.yaml"), *work, *words)
+    assert done.returncode == 0, done.stderr
+    return Path(re.findall(r"^unverified: (\S+)/[^/]+\.bmodel", done.stdout, re.MULTILINE)[0])
+
+
+def records_of(prepared: Prepared, folder: Path) -> list[Record]:
+    return list(read_records(replace(prepared.plan, folder=folder)).values())
+
+
+@pytest.mark.toolchain
+def test_estimates_are_within_15_percent_of_what_the_build_measures(place: Path) -> None:
+    """Sizes before anything was built; cycles, time and memory of another build by what the first one measured."""
+    before, first = forecast.foresee(foreseen(place)), build(place)
+    assert before.measured == 0
+    file = first / manifest(first)["bmodel"]
+    assert before.footprint.file == near(file.stat().st_size, rel=0.15)
+    (memory,) = bmodel.memory(file)
+    assert before.footprint.loaded == near(memory.whole, rel=0.15)
+    assert before.footprint.weights == near(memory.weights, rel=0.15)
+    assert before.footprint.scratch == near(memory.scratch, rel=0.15)
+    assert size(first) <= before.disk
+    for name, nets in (("prefill", ("block_0", "lm_head")), ("decode", ("block_cache_0", "lm_head"))):
+        cycles = before.passes[name].cycles
+        assert cycles is not None
+        assert cycles <= sum(manifest(first)["nets"][net]["cycles"] for net in nets)  # it is a bound
+
+    # Another build that has the nets of the first one's layer, and another head.
+    other = foreseen(place, head="bf16")
+    told = forecast.foresee(other)
+    assert (told.measured, told.steps) == (len(other.plan.steps) - 2, len(other.plan.steps) - 1)
+    second = build(place, "--head", "bf16")
+    nets = manifest(second)["nets"]
+    for name, passed in (
+        ("prefill", ("embedding", "block_0", "lm_head")),
+        ("decode", ("embedding_cache", "block_cache_0", "lm_head")),
+    ):
+        assert (told.passes[name].measured, told.passes[name].nets) == (2, 3)
+        assert told.passes[name].cycles == near(sum(nets[net]["cycles"] for net in passed), rel=0.15)
+
+    # The same from scratch: nothing is taken from the store.
+    again = forecast.foresee(other)
+    assert again.measured == again.steps
+    assert again.passes["decode"].cycles == sum(
+        nets[n]["cycles"] for n in ("embedding_cache", "block_cache_0", "lm_head")
+    )
+    # Seconds are those that were recorded: a machine that others use may take any other time for the same again.
+    assert again.busy == near(sum(record.seconds for record in records_of(other, second)), rel=0.15)
+    shutil.move(second, place / "kept")
+    shutil.rmtree(other.plan.store)
+    records = records_of(other, build(place, "--head", "bf16"))
+    assert again.largest == near(max(record.memory for record in records), rel=0.15)
+    spent = sum(record.seconds for record in records)
+    print(f"seconds of all steps: {again.busy:.1f} foreseen, {spent:.1f} spent")
+
+
+@pytest.mark.toolchain
+def test_the_device_gives_as_much_as_the_bmodel_says(place: Path) -> None:
+    """The simulator's allocator goes upwards: behind all that was loaded lies the next free byte."""
+    folder = build(place)
+    file = folder / manifest(folder)["bmodel"]
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, str(file)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    place_of_next = int(re.findall(r"next free: (\d+)", done.stdout)[0])
+    assert place_of_next - 0x105100000 == near(bmodel.memory(file)[0].whole, rel=0.01)
+
+
+def test_plan_prints_figures_beside_the_script(place: Path) -> None:
+    words = ("--plan", "--model", str(place / "checkpoint"), "--memory", "16G", "--out", str(place / "none"))
+    done = hf2bmodel("build", str(place / "thin.yaml"), *words)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("#!/usr/bin/env bash")
+    assert "forecast of" not in done.stdout
+    rows = dict(re.findall(r"^  (\w+(?: memory)?) {2,}(.*)$", done.stderr, re.MULTILINE))
+    assert set(rows) == {"nets", "time", "memory", "disk", "bmodel", "device memory", "prefill", "decode"}
+    assert "fits 16 GiB" in rows["device memory"]
+    assert "by rates of another machine" in rows["time"]
+    assert "a bound" in rows["decode"]
+    assert not (place / "none").exists()
+
+
+def test_a_chip_that_was_not_measured_has_no_bound(place: Path) -> None:
+    made = foreseen(place, chip="bm1688", out=str(place / "none"))
+    told = forecast.foresee(made)
+    assert told.passes["decode"].cycles is None
+    assert "not known" in forecast.table(told, made.plan.folder, None)
+
+
+def test_more_jobs_take_less_time_and_more_memory(place: Path) -> None:
+    one, two = (forecast.foresee(foreseen(place, jobs=jobs, out=str(place / "none"))) for jobs in (1, 2))
+    assert one.seconds == near(one.busy)
+    assert two.seconds < one.seconds
+    assert two.memory > one.memory
+
+
+@pytest.mark.parametrize(
+    ("most", "chosen", "says"),
+    [
+        ("4G", {}, r"needs \S+ GiB and has 4 GiB; use EMBED=disk or DEV=2"),
+        ("6G", {"seq_length": 32768}, "use SEQ=4096$"),
+        ("9G", {"mode": "bf16"}, "use MODE=int4 or DEV=2"),
+        ("1M", {}, "no single change of SEQ, MODE, EMBED or DEV helps"),
+    ],
+)
+def test_what_does_not_fit_is_refused(most: str, chosen: dict[str, Any], says: str) -> None:
+    recipe, spec = recipe_and_spec("qwen2.5-7b")
+    sizes = forecast.Sizes(recipe, spec, options(recipe, **chosen))
+    with pytest.raises(UserError, match=says):
+        forecast.check_memory(parse(most, ""), sizes)
+    forecast.check_memory(None, sizes)
+    forecast.check_memory(parse("64G", ""), sizes)
+
+
+def test_a_size_that_is_none_is_refused() -> None:
+    with pytest.raises(UserError, match='--memory: "much" is no size'):
+        prepare(Request("qwen2.5-7b", {"memory": "much"}), lambda line: None)
+
+
+def test_a_build_that_does_not_fit_is_refused_before_any_work(place: Path) -> None:
+    words = ("--model", str(place / "checkpoint"), "--memory", "20M", "--out", str(place / "none"))
+    for more in ((), ("--plan",)):
+        done = hf2bmodel("build", str(place / "thin.yaml"), *words, *more)
+        assert done.returncode == 2
+        assert done.stderr.startswith("hf2bmodel: --memory: a device needs ")
+    assert not (place / "none").exists()
+
+
+def test_the_head_counts_as_what_it_is_stored_as() -> None:
+    recipe, spec = recipe_and_spec("qwen2.5-0.5b")
+    sizes = [
+        footprints.footprint(recipe, spec, options(recipe, head=head), recipe_plan("qwen2.5-0.5b", head=head).nets)
+        for head in ("int4", "int8", "bf16")
+    ]
+    assert sizes[2].file - sizes[1].file > 0.9 * spec.vocab * spec.hidden
+    assert sizes[1].file - sizes[0].file > 0.4 * spec.vocab * spec.hidden
