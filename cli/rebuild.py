@@ -161,7 +161,10 @@ def _recipe(wanted: Manifest) -> dict[str, Any]:
 def _check_files(wanted: Manifest, model_dir: Path) -> None:
     from compile.digest import Digests
 
-    files, here = wanted.inputs["files"], Digests(model_dir / "no-memory").folder(model_dir)
+    digests, adapter = Digests(model_dir / "no-memory"), wanted.inputs["options"].get("adapter")
+    files, here = wanted.inputs["files"], digests.folder(model_dir)
+    if adapter:  # they are told apart by their folder
+        here |= {f"adapter/{name}": digest for name, digest in digests.folder(Path(adapter)).items()}
     odd = [name for name in sorted({*files, *here}) if files.get(name) != here.get(name)]
     if odd:
         more = f" (and {len(odd) - 1} more)" if len(odd) > 1 else ""

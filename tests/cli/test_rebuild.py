@@ -11,6 +11,7 @@ import pytest
 from cli import main, rebuild
 from compile.digest import Digests
 from contract import manifest as manifests
+from contract.errors import UserError
 from contract.manifest import Manifest
 from tests import tiny
 
@@ -118,3 +119,18 @@ def test_the_revision_that_was_taken_is_taken_again(made: Manifest) -> None:
     pinned = replace(made, inputs={**made.inputs, "revision": "f" * 40})
     assert rebuild._recipe(pinned)["source"] == {"hub": "someone/small", "revision": "f" * 40}
     assert rebuild._recipe(made)["source"] == {"hub": "someone/small"}
+
+
+def test_an_adapter_is_one_of_the_inputs(made: Manifest, tmp_path: Path) -> None:
+    model, adapter = tmp_path / "model", tmp_path / "adapter"
+    for folder, name in ((model, "config.json"), (adapter, "adapter_config.json")):
+        folder.mkdir()
+        (folder / name).write_text("{}")
+    made.inputs["options"]["adapter"] = str(adapter)
+    digests = Digests(tmp_path / "none")
+    own = {f"adapter/{name}": digest for name, digest in digests.folder(adapter).items()}
+    made.inputs["files"] = {**digests.folder(model), **own}
+    rebuild._check_files(made, model)
+    (adapter / "adapter_config.json").write_text('{"r": 8}')
+    with pytest.raises(UserError, match=r"adapter/adapter_config\.json is not the same"):
+        rebuild._check_files(made, model)
