@@ -95,14 +95,15 @@ def test_rows_are_what_the_first_layer_takes(name: str, half: str, checkpoint: M
     with pytest.raises(UserError, match="501 rows of 128 values take 128256"):
         link.check_table(tmp_path / EMBEDDING_FILE, known.vocab + 1, known.hidden)
     rows = Checkpoint(folder).read("model.embed_tokens.weight") * np.float32(known.embedding_scale)
-    block = graphs.block(Geometry(1, known.hidden, 1, 1, 1, 1, 8, half), 0)
-    found = embedding.find(tmp_path / "x.bmodel", {block.name: block})
+    geometry = Geometry(1, known.hidden, 1, 1, 1, 1, 8, half)
+    layer = {net.name: net for net in graphs.layer_nets(geometry, 0, history=False)}
+    found = embedding.find(tmp_path / "x.bmodel", layer)
     assert found is not None
     assert found.rows == known.vocab
     chosen = np.array([[3, 499, 0]], np.int32)
     assert np.array_equal(found.states(chosen), to_storage(rows[chosen], half))
     assert np.abs(from_storage(found.states(chosen), half)).max() > 0
-    assert embedding.find(tmp_path / "x.bmodel", {**found.nets, block.name: block}) is None
+    assert embedding.find(tmp_path / "x.bmodel", {**found.nets, **layer}) is None
 
 
 def test_values_beyond_the_type_are_refused(checkpoint: Make, tmp_path: Path) -> None:
