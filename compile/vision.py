@@ -53,6 +53,18 @@ def check(spec: DecoderSpec, options: Options) -> None:
         raise UserError(f"mode {options.mode} has no bfloat16", "--vit", "leave it out, or use MODE=bf16")
     if options.dynamic_vit and spec.vision.picture:
         raise UserError("pictures of this model have one size", "--dynamic-vit", "leave it out")
+    _check_room(spec.vision, chosen, options)
+
+
+def _check_room(spec: VisionSpec, chosen: Size, options: Options) -> None:
+    """The largest picture must fit a prompt; rows that see each other, one chunk of it."""
+    rows, whole = spec.geometry(chosen).rows, options.history and not spec.together
+    limit = options.seq_length if whole else options.prefill_length or options.seq_length
+    if rows >= limit:
+        what = f"a picture of {chosen[0]} x {chosen[1]} pixels takes {rows} positions, and a prompt has {limit}"
+        longer = "a larger --seq-length" if limit == options.seq_length else "a larger --input-length"
+        smaller = "" if spec.picture else ", or a smaller --max-pixels"
+        raise UserError(what, "--max-pixels", f"use {longer}{smaller}")
 
 
 def _check_size(spec: VisionSpec, chosen: Size) -> None:

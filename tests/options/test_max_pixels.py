@@ -45,6 +45,21 @@ def test_it_stands_in_the_name() -> None:
 
 
 @pytest.mark.parametrize(
+    ("recipe", "options", "message"),
+    [
+        ("qwen2.5-vl-3b", {"seq_length": 512}, "takes 768 positions, and a prompt has 512"),
+        ("qwen2.5-vl-3b", {"input_length": 600}, "takes 768 positions, and a prompt has 600"),
+        ("llava-1.5-7b", {"seq_length": 512}, "takes 576 positions, and a prompt has 512"),
+        ("gemma3-4b", {"history": True, "input_length": 128}, "takes 256 positions, and a prompt has 128"),
+    ],
+)
+def test_a_picture_must_fit_a_prompt(recipe: str, options: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        recipe_plan(recipe, **options)
+    recipe_plan("qwen2.5-vl-3b", input_length=600, history=True)  # in chunks, it does
+
+
+@pytest.mark.parametrize(
     ("recipe", "pixels", "message"),
     [
         (
