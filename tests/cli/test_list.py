@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
-from time import perf_counter
 
 import pytest
 
@@ -72,13 +72,17 @@ def test_a_broken_recipe_does_not_hide_the_others(
 
 @pytest.mark.parametrize(("words", "seconds"), [(["--help"], 0.3), (["list"], 1.0)])
 def test_it_answers_at_once_and_without_torch(words: list[str], seconds: float) -> None:
-    """The quickest of three: the machine may be busy."""
+    """In seconds of the processor, which a busy machine does not stretch; it does nothing but compute."""
     code = f"import sys; from cli import main\ntry: main.main({words})\nfinally: assert 'torch' not in sys.modules"
 
+    def spent() -> float:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
+
     def took() -> float:
-        begin = perf_counter()
+        begin = spent()
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
-        return perf_counter() - begin
+        return spent() - begin
 
     assert min(took() for _ in range(3)) < seconds
 
