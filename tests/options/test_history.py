@@ -91,7 +91,7 @@ def test_a_second_turn_is_one_long_prompt(
 
         def watched(self: Engine, name: str, *arguments: Any) -> Any:
             if name == "decoder" and arguments[0] == "extend":
-                computed.extend(arguments[3])
+                computed.extend(arguments[4])
             return call(self, name, *arguments)
 
         monkeypatch.setattr(Engine, "call", watched)
