@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli import cache
-from compile import footprint, forecast, plan, quantization, resources, vision
+from compile import footprint, forecast, plan, quantization, resources, sizes, vision
 from compile.forecast import Forecast, Pass
 from compile.history import Facts
 from compile.report import CLOCK_HZ
@@ -38,7 +39,7 @@ def _facts(prepared: Prepared) -> Facts:
     recipe, spec, options = prepared.recipe, prepared.spec, prepared.options
     words = {n.name: quantization.word(recipe, spec, options, n.kind, prepared.grid) for n in prepared.plan.nets}
     half = quantization.half(spec, options)
-    geometry = asdict(spec.geometry(options.seq_length, half, options.prefill_length))
+    geometry = json.loads(json.dumps(asdict(sizes.geometry(spec, options, half))))
     model = {
         "model_type": spec.model_type,
         "heads": spec.heads,
