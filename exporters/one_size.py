@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from contract.errors import UserError, one_of
-from exporters.architecture import Architecture, Source, Swap
-from exporters.rows import Heads
+from exporters import parts
+from exporters.architecture import Architecture, Swap
 from exporters.spec import DecoderSpec
 from exporters.vision import Vision, VisionSpec
 
@@ -54,18 +54,8 @@ def projector(fields: Mapping[str, Any]) -> int:
 
 
 def attention(at: str, out: str) -> Swap:
-    """Three projections as one matmul; with several devices as they are, which the compiler splits."""
-    parts = ("q_proj", "k_proj", "v_proj")
-
-    def sources(spec: VisionSpec, devices: int) -> Mapping[str, Source]:
-        heads = Heads(spec.heads, spec.heads, spec.head_dim)
-        rows = (heads.q(), heads.k(), heads.v())
-        made = {"qkv": Source(parts)}
-        if devices > 1:
-            made = {name: Source(parts, r) for name, r in zip(("q", "k", "v"), rows, strict=True)}
-        return {**made, "out": Source((out,))}
-
-    return Swap(at, "patches.pictures:PictureAttention", sources)
+    """Of such a tower's blocks."""
+    return parts.attention(at, out=out, to="patches.pictures:PictureAttention")
 
 
 def beside(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from exporters.architecture import Source, Swap
 from exporters.rows import Heads, merged
 from exporters.spec import DecoderSpec
+from exporters.vision import VisionSpec
 
 LAYER_WEIGHTS = (
     "input_layernorm.weight",
@@ -26,18 +28,19 @@ def attention(
     at: str = "self_attn",
     parts: tuple[str, ...] = ("q_proj", "k_proj", "v_proj"),
     out: str = "o_proj",
-    order: Callable[[DecoderSpec], str] = lambda spec: "plain",
-    pairs: Callable[[DecoderSpec], int] = lambda spec: 0,
+    order: Callable[[Any], str] = lambda spec: "plain",
+    pairs: Callable[[Any], int] = lambda spec: 0,
     norms: tuple[str, ...] = (),
     to: str = "patches.attention:Attention",
 ) -> Swap:
-    """Attention with heads of one size, its projections at `parts`: three, or one that joins them (exporters.rows).
+    """Attention with heads of one size, of a decoder or a tower, its projections at `parts`: three, or one that joins
+    them (exporters.rows).
 
     `norms`: the norms of q and of k, where the model has them. One device: q, k and v from one matmul, or, with
     norms, q apart. Several: three matmuls, which the compiler splits, where it would replicate a joint one.
     """
 
-    def sources(spec: DecoderSpec, devices: int) -> Mapping[str, Source]:
+    def sources(spec: DecoderSpec | VisionSpec, devices: int) -> Mapping[str, Source]:
         heads = Heads(spec.heads, spec.kv_heads, spec.head_dim, order(spec), pairs(spec))
         q, k, v = heads.q(), heads.k(), heads.v()
         if devices > 1:

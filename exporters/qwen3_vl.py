@@ -7,16 +7,14 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from exporters import qwen2, qwen3, qwen_vl
+from exporters import qwen3, qwen_vl
 from exporters.architecture import Architecture
-from exporters.qwen_vl import text
 from exporters.spec import DecoderSpec
 from exporters.vision import VisionSpec
 
 
 def read(config: dict[str, Any]) -> DecoderSpec:
-    tied = bool(config.get("tie_word_embeddings", text(config).get("tie_word_embeddings", False)))
-    return qwen2.read(text(config), axes=3, vision=tower(config), tied=tied)
+    return qwen_vl.decoder(config, tower(config))
 
 
 def tower(config: dict[str, Any]) -> VisionSpec:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from exporters import qwen2
-from exporters.architecture import Architecture, Source, Swap
+from exporters.architecture import Architecture
 from exporters.parts import attention
-from exporters.rows import Heads
 from exporters.spec import DecoderSpec
 from exporters.vision import Vision, VisionSpec
 
@@ -25,8 +24,13 @@ def text(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def read(config: dict[str, Any]) -> DecoderSpec:
+    return decoder(config, tower(config))
+
+
+def decoder(config: dict[str, Any], vision: VisionSpec) -> DecoderSpec:
+    """The decoder behind a tower, which Qwen3-VL reads alike."""
     tied = bool(config.get("tie_word_embeddings", text(config).get("tie_word_embeddings", False)))
-    return qwen2.read(text(config), axes=3, vision=tower(config), tied=tied)
+    return qwen2.read(text(config), axes=3, vision=vision, tied=tied)
 
 
 def tower(config: dict[str, Any]) -> VisionSpec:
@@ -58,18 +62,10 @@ def tower(config: dict[str, Any]) -> VisionSpec:
     )
 
 
-def tower_attention(spec: VisionSpec, devices: int) -> dict[str, Source]:
-    """q, k and v come from one matmul already; with several devices from three, which the compiler splits."""
-    heads = Heads(spec.heads, spec.heads, spec.head_dim)
-    rows = {"q": heads.q(), "k": heads.k(), "v": heads.v()}
-    made = {name: Source(("qkv",), r) for name, r in rows.items()} if devices > 1 else {"qkv": Source(("qkv",))}
-    return {**made, "out": Source(("proj",))}
-
-
 VISION = Vision(
     root="model.visual",
     module="patches.towers:GridTower",
-    swaps=(Swap("attn", "patches.towers:TowerAttention", tower_attention),),
+    swaps=(attention("attn", parts=("qkv",), out="proj", to="patches.towers:TowerAttention"),),
 )
 
 ARCHITECTURE = Architecture(
