@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ class Pictures:
         arrays = {"grids": np.array(self.grids), "videos": np.array(self.videos), "seconds": np.array(self.seconds)}
         np.savez(path, allow_pickle=False, pixels=self.pixels, **arrays)
 
+    @cached_property
     def digests(self) -> list[str]:
         """One for each picture: equal for equal pictures."""
         return [hashlib.sha256(np.ascontiguousarray(part).tobytes()).hexdigest() for part in self.parts()]

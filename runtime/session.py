@@ -149,7 +149,7 @@ class Session:
         self._ids = []
         step = self._step("extend", past, ids[past:], positions[:, past:] + np.int32(row), shown)
         self._row, self._ids, self._shift = row, list(ids), shift
-        self._seen = pictures.digests() if pictures else []
+        self._seen = pictures.digests if pictures else []
         return step
 
     def _step(self, call: str, *arguments: Any) -> Step:

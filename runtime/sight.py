@@ -47,9 +47,8 @@ class Sight:
 
     def _check_places(self, ids: Sequence[int], pictures: Pictures | None) -> None:
         assert self._tower
-        places, rows = int(self._tower.placeholders(ids).sum()), 0
-        if pictures is not None:
-            rows = sum(count for _, count in self._tower.launches(pictures))
+        places = int(self._tower.placeholders(ids).sum())
+        rows = sum(self._rows(pictures)) if pictures is not None else 0
         if places != rows:
             what = f"the prompt has {places} places for pictures, and those given fill {rows}"
             raise UserError(what, self._engine.bmodel.name, "prepare the prompt with the pictures that it shows")
@@ -57,7 +56,7 @@ class Sight:
     def common(self, ids: Sequence[int], pictures: Pictures, seen: Sequence[str]) -> int:
         """How many of `ids` show nothing but what was `seen`, digests of the pictures so far."""
         assert self._tower
-        same = next((i for i, (a, b) in enumerate(zip(pictures.digests(), seen, strict=False)) if a != b), len(seen))
+        same = next((i for i, (a, b) in enumerate(zip(pictures.digests, seen, strict=False)) if a != b), len(seen))
         shown = np.flatnonzero(self._tower.placeholders(ids))
         rows = sum(self._rows(pictures)[:same])
         return int(shown[rows]) if rows < len(shown) else len(ids)
@@ -73,7 +72,7 @@ class Sight:
         """What `ids` behind the first `past` show."""
         if pictures is None or self._tower is None:
             return None
-        each = [self._features(one, digest) for one, digest in zip(pictures.each(), pictures.digests(), strict=True)]
+        each = [self._features(one, digest) for one, digest in zip(pictures.each(), pictures.digests, strict=True)]
         places = np.flatnonzero(self._tower.placeholders(ids))
         features = [np.concatenate(parts)[places >= past] for parts in zip(*each, strict=True)]
         return Shown(features, places[places >= past] - past, self._tower.together)
