@@ -14,9 +14,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -137,22 +139,59 @@ def export(model: Path, config: Mapping[str, Any], work: Path) -> tuple[int, int
         words = ["bind", "--model", str(model), "--skeletons", "../trace", "--group", group]
         most = max(most, cost([*command, *words], out, env).memory)
         shutil.rmtree(out)
-    shapes = dict(tensors(config))
-    layer = sum(prod(shape) for name, shape in shapes.items() if name.startswith("model.layers.0."))
-    return most, 4 * prod(shapes["model.embed_tokens.weight"]) + 8 * layer + ALLOWANCE
+    table = prod(dict(tensors(config))["model.embed_tokens.weight"])
+    return most, 4 * table + 2 * layer_bytes(config) + ALLOWANCE
 
 
-def build(model: Path, work: Path) -> tuple[Cost, dict[str, float]]:
-    """What a build without verification takes, and the seconds of its steps by kind."""
+def layer_bytes(config: Mapping[str, Any]) -> int:
+    """Of one layer in float32."""
+    return sum(4 * prod(shape) for name, shape in tensors(config) if name.startswith("model.layers.0."))
+
+
+class Disk(threading.Thread):
+    """While it runs, the most bytes that lie under `folder`, looked at 20 times a second, and the largest files then.
+    A file with several names is one."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(daemon=True)
+        self._folder, self._ended = folder, threading.Event()
+        self.most, self.files = 0, list[tuple[int, str]]()
+
+    def run(self) -> None:
+        while not self._ended.wait(0.05):
+            files = dict(self._look(self._folder))
+            if (taken := sum(size for size, _ in files.values())) > self.most:
+                self.most, self.files = taken, sorted(files.values(), reverse=True)[:8]
+
+    def stop(self) -> None:
+        self._ended.set()
+        self.join()
+
+    def _look(self, folder: Path) -> Iterator[tuple[int, tuple[int, str]]]:
+        with suppress(FileNotFoundError), os.scandir(folder) as entries:  # what passes between steps goes meanwhile
+            for entry in entries:
+                with suppress(FileNotFoundError):
+                    if entry.is_dir(follow_symlinks=False):
+                        yield from self._look(Path(entry.path))
+                    else:
+                        found = entry.stat(follow_symlinks=False)
+                        yield found.st_ino, (found.st_blocks * 512, os.path.relpath(entry.path, self._folder))
+
+
+def build(model: Path, work: Path) -> tuple[Cost, dict[str, float], Disk]:
+    """What a build without verification takes, the seconds of its steps by kind, and its disk."""
     (work / "bench.yaml").write_text(_RECIPE.format(seq=SEQ), encoding="utf-8")
     words = ["build", str(work / "bench.yaml"), "--model", str(model), "--out", str(work / "out"), "--verify", "none"]
+    disk = Disk(work / "out")
+    disk.start()
     took = cost([sys.executable, "-m", "cli.main", *words], Path(__file__).parent.parent)
+    disk.stop()
     (manifest,) = (work / "out").glob("*/manifest.json")
     kinds: dict[str, float] = defaultdict(float)
     for step, seconds in json.loads(manifest.read_text(encoding="utf-8"))["seconds"].items():
         if step != "wall":
             kinds[re.sub(r"_?\d+$", "", step)] += seconds
-    return took, dict(kinds)
+    return took, dict(kinds), disk
 
 
 def convert(model: Path, work: Path) -> Cost:
@@ -179,8 +218,11 @@ def _bench(args: argparse.Namespace) -> int:
             most, bound = export(model, config, work)
             print(f"{title}: the exporter's largest process took {most / MB:.0f} MB, may take {bound / MB:.0f} MB")
             return int(most > bound)
-        took, kinds = build(model, work)
+        took, kinds, disk = build(model, work)
         _print(f"{title}, int4: hf2bmodel", took)
+        allowed = 1.3 * sum(2 * prod(shape) for _, shape in tensors(config)) + 4 * layer_bytes(config)
+        print(f"  disk at its peak {disk.most / MB:.0f} MB, of {allowed / MB:.0f} MB that it may take")
+        print("".join(f"    {size / MB:7.1f} MB  {name}\n" for size, name in disk.files), end="")
         for kind, seconds in sorted(kinds.items(), key=lambda item: -item[1]):
             print(f"  {seconds:6.1f} s  {kind}")
         if args.beside:

@@ -82,19 +82,19 @@ def net_bytes(spec: DecoderSpec, group: str, quantize: str, group_size: int) -> 
 
 
 def deploy_disk(spec: DecoderSpec, group: str, quantize: str, group_size: int) -> int:
-    """Bytes that model_deploy writes: the weights quantised, the same where they will lie, and the bmodel."""
-    return 3 * stored(group_bytes(spec, group) // 4, quantize, group_size) + KERNEL
+    """Bytes that model_deploy holds at once: the weights quantised and where they will lie, or these and the bmodel."""
+    return 2 * stored(group_bytes(spec, group) // 4, quantize, group_size) + KERNEL
 
 
 def room(spec: DecoderSpec, grid: int) -> int:
     """What a build may take on disk while steps could wait for others to end: four layers, and 1.3 times the checkpoint
-    in 16 bits, or where these are more what the two nets of the embedding table take: its float32 form, the first
-    net's bmodel, and what the second one's model_deploy writes. A gigabyte at least. `grid`: bits of the levels that
-    the checkpoint's layers keep; 0: none."""
-    layers = sum(spec.layer_parameters)
+    in 16 bits; or where it is more, what the two nets of the embedding table take beside one layer: its float32 form,
+    the first net's bmodel, and what the second one's model_deploy holds. A gigabyte at least. `grid`: bits of the
+    levels that the checkpoint's layers keep; 0: none."""
+    layers, layer = sum(spec.layer_parameters), 4 * max(spec.layer_parameters)
     checkpoint = 2 * (spec.parameters - layers) + layers * (grid or 16) // 8
-    table = group_bytes(spec, "embedding") + 2 * KERNEL + (1 + 3) * 2 * spec.vocab * spec.hidden
-    return max(max(13 * checkpoint // 10, table) + 16 * max(spec.layer_parameters), 2**30)
+    table = group_bytes(spec, "embedding") + 2 * KERNEL + (1 + 2) * 2 * spec.vocab * spec.hidden
+    return max(13 * checkpoint // 10 + 4 * layer, table + layer, 2**30)
 
 
 def references(spec: DecoderSpec, seq_length: int, history: bool) -> int:

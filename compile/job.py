@@ -21,6 +21,7 @@ from typing import IO, Protocol
 from compile import forks
 from compile.digest import Digests
 from compile.kernels import Kernels
+from compile.spent import swept
 from compile.steps import Step
 from compile.toolchain import Runner
 
@@ -231,9 +232,10 @@ class Job:
         log.flush()
         deferred = self.launcher.deferred(command)
         try:
-            code = self._call(command, log)
-            if deferred and code == DEFERRED:
-                code = self._call(deferred, log)
+            with swept(self.part) if command[0] == DEPLOY else contextlib.nullcontext():
+                code = self._call(command, log)
+                if deferred and code == DEFERRED:
+                    code = self._call(deferred, log)
         except OSError as error:
             return f"{command[0]} does not start: {error.strerror}"
         return "stopped" if self._stopped else reason_of(code)

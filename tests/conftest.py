@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,11 +15,16 @@ from tests import tiny
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Workers take a file as a whole, for its fixtures' sake; the zoo's case by case, of which each has its own."""
-    for item in items:
-        case = getattr(item, "callspec", None) if item.path.stem == "test_zoo" else None
-        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} {case.params['case']}" if case else str(item.path)))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """Workers take a file as a whole, for its fixtures' sake; the zoo's by case, of which each has its own checkpoint."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return nodeid.rpartition("-")[0] if "::test_a_case_climbs[" in nodeid else nodeid.partition("::")[0]
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

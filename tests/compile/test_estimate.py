@@ -91,7 +91,7 @@ def test_disk_grows_with_the_model_and_its_bits_and_with_what_is_kept() -> None:
 
 
 def test_the_room_is_what_is_promised_but_for_large_tables() -> None:
-    for name, checkpoints in (("qwen2.5-7b", 1.3), ("qwen2.5-0.5b", 1.67)):
+    for name, checkpoints in (("qwen2.5-7b", 1.3), ("qwen2.5-0.5b", 1.3), ("gemma3-1b", 1.355)):
         spec = recipe_and_spec(name)[1]
         promised = checkpoints * 2 * spec.parameters + 4 * 4 * max(spec.layer_parameters)
         assert recipe_plan(name, mode="int4").room == pytest.approx(promised, rel=0.01)
