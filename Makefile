@@ -57,20 +57,21 @@ lint:
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
+# Two at once fill two cores: a build does not all the time. More would want more than 24 GB of memory.
 test: setup lint
-	.venv/bin/pytest
+	.venv/bin/pytest -n 2
 
 test-fast:
 	@$(SETUP) --dev --exporter-only
-	.venv/bin/pytest -m 'not toolchain and not slow'
+	.venv/bin/pytest -n auto -m 'not toolchain and not slow'
 
 test-zoo: setup
 	@$(SETUP) --dev
-	.venv/bin/pytest tests/end_to_end/test_zoo.py
+	.venv/bin/pytest -n 2 tests/end_to_end/test_zoo.py
 
 test-options: setup
 	@$(SETUP) --dev
-	.venv/bin/pytest tests/options
+	.venv/bin/pytest -n 2 tests/options
 
 clean:
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache

@@ -1,7 +1,7 @@
 """`bench`: what a build and the exporter take, on checkpoints of real sizes that are made up on the spot.
 
-`build` needs weights that a quantiser has work with: random ones. `export` does not: its checkpoint is a sparse file of
-zeros, which takes no room on the disk and reads as any other.
+`build` and `plan` need weights that a quantiser has work with: random ones. `export` does not: its checkpoint is a
+sparse file of zeros, which takes no room on the disk and reads as any other.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ class Cost:
 def add_parsers(subparsers: Any) -> None:
     """Registers the command; it sets `run`, a function of the parsed arguments that gives the exit code."""
     bench = subparsers.add_parser("bench", help="measure a build, or the exporter, on a checkpoint of real sizes")
-    bench.add_argument("what", choices=("build", "export"), help="a whole build in int4, or the exporter's memory")
+    what = "a whole build in int4; the exporter's memory; or what is foretold of a build, and what it then takes"
+    bench.add_argument("what", choices=("build", "export", "plan"), help=what)
     bench.add_argument("--size", choices=SIZES, default="0.5b", help="Qwen2's sizes (default: 0.5b)")
     bench.add_argument("--layers", type=int, help="how many (default: the model's own)")
     bench.add_argument("--beside", action="store_true", help="`build` only: the vendor's llm_convert as well")
@@ -68,7 +69,7 @@ def add_parsers(subparsers: Any) -> None:
     bench.set_defaults(run=_bench)
 
 
-def checkpoint(folder: Path, config: Mapping[str, Any], random: bool) -> Path:
+def checkpoint(folder: Path, config: Mapping[str, Any], random: bool, seed: int = 0) -> Path:
     """Write a checkpoint of `config`'s sizes in bfloat16: random weights, or a sparse file of zeros."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({**_CONFIG, **config}), encoding="utf-8")
@@ -81,7 +82,7 @@ def checkpoint(folder: Path, config: Mapping[str, Any], random: bool) -> Path:
     with (folder / "model.safetensors").open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name, shape in tensors(config) if random else ():
-            file.write(_random(shape, name.endswith("norm.weight")))
+            file.write(_random(shape, name.endswith("norm.weight"), seed))
         file.truncate(8 + len(text) + end)
     return folder
 
@@ -105,10 +106,10 @@ def tensors(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield "lm_head.weight", (config["vocab_size"], hidden)
 
 
-def _random(shape: tuple[int, ...], norm: bool) -> bytes:
+def _random(shape: tuple[int, ...], norm: bool, seed: int) -> bytes:
     import numpy as np
 
-    values = 0.02 * np.random.default_rng(prod(shape)).standard_normal(shape, np.float32) + norm
+    values = 0.02 * np.random.default_rng([seed, *shape]).standard_normal(shape, np.float32) + norm
     return (values.view(np.uint32) >> 16).astype(np.uint16).tobytes()  # bfloat16 is float32's upper half
 
 
@@ -186,7 +187,7 @@ def build(model: Path, work: Path) -> tuple[Cost, dict[str, float], Disk]:
     disk.start()
     took = cost([sys.executable, "-m", "cli.main", *words], Path(__file__).parent.parent)
     disk.stop()
-    (manifest,) = (work / "out").glob("*/manifest.json")
+    manifest = max((work / "out").glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
     kinds: dict[str, float] = defaultdict(float)
     for step, seconds in json.loads(manifest.read_text(encoding="utf-8"))["seconds"].items():
         if step != "wall":
@@ -212,8 +213,13 @@ def _bench(args: argparse.Namespace) -> int:
     config = {**SIZES[args.size], **({"num_hidden_layers": args.layers} if args.layers else {})}
     with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
         work = Path(scratch)
-        model = checkpoint(work / "checkpoint", config, args.what == "build")
         title = f"Qwen2 of {args.size} sizes, {config['num_hidden_layers']} layers, SEQ {SEQ}"
+        if args.what == "plan":
+            from cli import bench_plan
+
+            print(f"{title}, int4", flush=True)
+            return int(not bench_plan.compare(config, work))
+        model = checkpoint(work / "checkpoint", config, args.what == "build")
         if args.what == "export":
             most, bound = export(model, config, work)
             print(f"{title}: the exporter's largest process took {most / MB:.0f} MB, may take {bound / MB:.0f} MB")

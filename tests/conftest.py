@@ -17,7 +17,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
-    """Workers take a file as a whole, for its fixtures' sake; the zoo's by case, of which each has its own checkpoint."""
+    """Workers take a file as a whole, for its fixtures' sake; the zoo's by case, which share nothing."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):

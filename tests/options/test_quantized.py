@@ -87,8 +87,8 @@ def test_other_modes_take_it_as_floats(made: Made, tmp_path: Path) -> None:
 
 def test_devices_do_not_share_a_grid(tmp_path: Path) -> None:
     quantized_files.make("awq", tmp_path / "checkpoint", num_key_value_heads=2, intermediate_size=33024)
-    words = ("--model", str(tmp_path / "checkpoint"), "--seq-length", "96", "--mode", "int4", "--devices", "2", "--plan")
-    done = hf2bmodel("build", "qwen2-0.5b", *words)
+    words = ("--model", str(tmp_path / "checkpoint"), "--seq-length", "96", "--devices", "2", "--plan")
+    done = hf2bmodel("build", "qwen2-0.5b", *words, "--mode", "int4")
     told = "the compiler does not split layers that keep a quantised checkpoint's own grid; use 1, or MODE=bf16"
     assert (done.returncode, done.stderr) == (2, f"hf2bmodel: --devices: {told}\n")
     assert hf2bmodel("build", "qwen2-0.5b", *words, "--mode", "bf16").returncode == 0
