@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from tests import tiny
 
 # Tests never ask a model hub: what they need is made here or comes from a package registry.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# What a shell starts in the background ignores it, and so would we and the commands that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)
