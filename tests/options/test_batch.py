@@ -117,7 +117,9 @@ def test_prompts_side_by_side_are_answered_as_alone(made: Made, talking_checkpoi
 
 
 # Windows; latent caches, experts; ALiBi.
-@pytest.mark.parametrize("name", ["gemma2", "deepseek_v2", "baichuan-13b"])
+@pytest.mark.parametrize(
+    "name", ["gemma2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("deepseek_v2", "baichuan-13b"))]
+)
 def test_its_nets_agree_with_hugging_face(name: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
     remote = name in remote_models.CASES
     folder = remote_models.make(name, tmp_path / "model") if remote else checkpoint(name)
