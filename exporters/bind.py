@@ -99,7 +99,7 @@ def bind(checkpoint: Checkpoint, skeletons: Path, group: str, out: Path, with_gr
     UserError where the checkpoint's tensor has another shape than its config.json promises, or holds NaN.
     """
     data = json.loads((skeletons / BINDINGS).read_text(encoding="utf-8"))
-    prefix, key, names = f"{data['tower']}." if group == graphs.VIT else "", group, {}
+    prefix, key, names = data["tower"] if group == graphs.VIT else "", group, {}
     if group.startswith("layer_"):
         index = int(group.removeprefix("layer_"))
         kind = data["layer_kinds"][index]

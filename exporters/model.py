@@ -145,7 +145,7 @@ class Decoder:
                 block.set_submodule(swap.at, imported(swap.to)(old, swap.sources(spec, self.devices)))
         module: nn.Module = imported(vision.module)(tower, spec, spec.patches(size) // spec.merge)
         if checkpoint is not None:
-            fill(module, self.tower_weights(module), checkpoint, f"{vision.root}.")
+            fill(module, self.tower_weights(module), checkpoint, vision.prefix)
         return module.eval()
 
     def tower_weights(self, module: nn.Module) -> dict[str, Weight]:
@@ -197,7 +197,9 @@ def _of_transformers(model_dir: Path, architecture: Architecture, trust: bool) -
 def _of_checkpoint(model_dir: Path, architecture: Architecture, trust: bool) -> tuple[nn.Module, Any]:
     check_allowed(model_dir, specs.read_config(model_dir), trust)
     config, model_class = remote.load(model_dir)
-    return remote.empty(model_class, config), config
+    model = remote.empty(model_class, config)
+    decoder = model.get_submodule(architecture.layers.rpartition(".")[0])
+    return model, getattr(decoder, "config", config)  # a model that sees holds its decoder's configuration inside its own
 
 
 def imported(name: str) -> Any:

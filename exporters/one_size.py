@@ -64,12 +64,15 @@ def beside(
     vision: Vision,
     tower: Callable[[dict[str, Any]], VisionSpec],
     usual: Mapping[str, Mapping[str, Any]],
+    key: str = "text_config",
+    held: Callable[[Architecture], Architecture] | None = None,
 ) -> tuple[Architecture, ...]:
     """A table for `model_type`, and one for each decoder that it may hold, by that one's own model_type. `usual`:
-    values of text_config that published files leave out, since the class has them."""
+    values of text_config, or whatever its `key` is, that published files leave out, since the class has them. `held`:
+    a decoder's table, with its modules where they lie in the whole model; None for transformers' own."""
 
     def read(config: dict[str, Any]) -> DecoderSpec:
-        text = config["text_config"]
+        text = config[key]
         kind = text.get("model_type", next(iter(texts)))
         if kind not in texts:
             what = f"{model_type} models with a decoder of model_type {kind!r} are unknown"
@@ -79,21 +82,29 @@ def beside(
             merged["tie_word_embeddings"] = tied
         merged.setdefault("dtype", config.get("dtype") or config.get("torch_dtype"))
         spec = texts[kind].read(merged)
-        return replace(spec, vision=tower({**config, "text_config": merged}))
+        return replace(spec, vision=tower({**config, key: merged}))
 
-    def held(text: Architecture, names: tuple[str, ...]) -> Architecture:
-        return replace(
-            text,
-            model_types=names,
-            embed="model.language_model.embed_tokens",
-            layers="model.language_model.layers",
-            norm="model.language_model.norm",
-            rotary="model.language_model.rotary_emb",
-            auto="AutoModelForImageTextToText",
-            stored=STORED,
-            vision=vision,
-            read=read,
-        )
+    def table(name: str, text: Architecture) -> Architecture:
+        return replace((held or _in_transformers)(text), model_types=(name,), vision=vision, read=read)
 
     first = next(iter(texts.values()))
-    return (held(first, (model_type,)), *(held(text, (f"{model_type}:{kind}",)) for kind, text in texts.items()))
+    return (table(model_type, first), *(table(f"{model_type}:{kind}", text) for kind, text in texts.items()))
+
+
+def _in_transformers(text: Architecture) -> Architecture:
+    return replace(
+        text,
+        embed="model.language_model.embed_tokens",
+        layers="model.language_model.layers",
+        norm="model.language_model.norm",
+        rotary="model.language_model.rotary_emb",
+        auto="AutoModelForImageTextToText",
+        stored=STORED,
+    )
+
+
+def in_remote(text: Architecture, at: str) -> Architecture:
+    """A decoder that lies whole at `at` in a model whose code comes with the checkpoint."""
+    places = {name: f"{at}.{getattr(text, name)}" for name in ("embed", "layers", "norm", "head", "rotary")}
+    changes: dict[str, Any] = {**places, "tables": text.tables or "patches.rotary:whole", "remote": True}
+    return replace(text, **changes)

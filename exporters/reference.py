@@ -22,6 +22,7 @@ from exporters import plain, remote, show
 from exporters import tokenizer as tokenizers
 from exporters.architecture import Architecture
 from exporters.checkpoint import Checkpoint
+from exporters.model import imported
 from exporters.spec import DecoderSpec
 from exporters.vision import Size
 from patches import compat
@@ -77,7 +78,7 @@ def run(
         ids, shown = show.sample(spec.vision, size, ids, room)
         positions = min(positions, seq_length - len(ids) + 1)  # a picture of one size takes what it takes
     with tempfile.TemporaryDirectory() as offload, torch.no_grad(), compat.running():
-        model, in_memory = _load(model_dir, architecture, offload)
+        model, in_memory = _load(model_dir, architecture, spec, offload)
         model = _adapted(model, adapter) if adapter else model
         if in_memory:
             forced = _greedy(model, ids, positions - 1, shown, spec.vision.placeholders if spec.vision else ())
@@ -98,7 +99,7 @@ def _prompt_ids(model_dir: Path, prompt: str, vocab: int) -> list[int]:
     return torch.randint(vocab, (16,), generator=generator).tolist()
 
 
-def _load(model_dir: Path, architecture: Architecture, offload: str) -> tuple[Any, bool]:
+def _load(model_dir: Path, architecture: Architecture, spec: DecoderSpec, offload: str) -> tuple[Any, bool]:
     import transformers
 
     checkpoint = Checkpoint(model_dir)
@@ -108,7 +109,9 @@ def _load(model_dir: Path, architecture: Architecture, offload: str) -> tuple[An
         if need > psutil.virtual_memory().available:
             what = f"the checkpoint's own code takes {need / 1e9:.1f} GB of memory in float32, more than is free"
             raise UserError(what, str(model_dir), "use a larger machine, or build without parity (VERIFY=none)")
-        return remote.load_whole(model_dir).eval(), True
+        model = remote.load_whole(model_dir).eval()
+        whole = architecture.vision and architecture.vision.whole
+        return (imported(whole)(model, spec.vision) if whole else model), True
     if checkpoint.scheme:
         model_dir = plain.write(checkpoint, Path(offload) / "plain")
     options: dict[str, Any] = {"dtype": torch.float32, "local_files_only": True}

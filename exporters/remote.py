@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from contract.errors import UserError
 from exporters.checkpoint import Checkpoint
@@ -163,20 +163,28 @@ def _configure(config_class: Any, values: dict[str, Any], dtype: torch.dtype) ->
     """The configuration as transformers 4 would have made it from config.json."""
     with compat.building():
         config = config_class(**{**copy.deepcopy(values), "attn_implementation": "eager", "torch_dtype": dtype})
-        for name, value in {**DEFAULTS_OF_4, **values}.items():
-            if not hasattr(config, name):  # 5.x drops some keys, and no longer has all defaults
-                setattr(config, name, value)
-        if "rope_scaling" in values:
-            config.rope_parameters = values["rope_scaling"]  # its new name; 5.x adds keys while it validates them
-        config._attn_implementation = "eager"
-        config.dtype = dtype
-        for name, precision in PRECISIONS.items():
-            if hasattr(config, name):
-                setattr(config, name, precision == dtype)
-        for name in OFF:
-            if hasattr(config, name):
-                setattr(config, name, False)
+        _complete(config, values, dtype)
     return config
+
+
+def _complete(config: Any, values: dict[str, Any], dtype: torch.dtype) -> None:
+    """The configuration, and those of the model's parts inside it."""
+    for name, value in {**DEFAULTS_OF_4, **values}.items():
+        if not hasattr(config, name):  # 5.x drops some keys, and no longer has all defaults
+            setattr(config, name, value)
+    if "rope_scaling" in values and not type(config).__module__.startswith("transformers."):
+        config.rope_parameters = values["rope_scaling"]  # its new name; 5.x adds keys while it validates them
+    config._attn_implementation = "eager"
+    config.dtype = dtype
+    for name, precision in PRECISIONS.items():
+        if hasattr(config, name):
+            setattr(config, name, precision == dtype)
+    for name in OFF:
+        if hasattr(config, name):
+            setattr(config, name, False)
+    for name, part in list(vars(config).items()):
+        if isinstance(part, PretrainedConfig):
+            _complete(part, values.get(name, {}), dtype)
 
 
 def _class(model_dir: Path, entry: str) -> Any:

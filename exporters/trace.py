@@ -118,7 +118,7 @@ class _Tracer:
     def save(self) -> None:
         vision = self.decoder.architecture.vision
         data = {
-            "tower": vision.root if vision else "",
+            "tower": vision.prefix if vision else "",
             "layers": self.decoder.architecture.layers,
             "layer_kinds": self.decoder.spec.layer_kinds,
             "groups": {name: [b.as_json() for b in bindings] for name, bindings in self.groups.items()},

@@ -118,10 +118,17 @@ class VisionSpec:
 
 @dataclass(frozen=True)
 class Vision:
-    """Where the tower's modules lie, from the model's root. `module`: "module:Class" of patches, made of the tower
-    (Hugging Face's, with `swaps` in each of its blocks), its spec and the build's size."""
+    """Where the tower's modules lie, from the model's root; "" where they lie beside the decoder. `module`:
+    "module:Class" of patches, made of the tower (Hugging Face's, with `swaps` in each of its blocks), its spec and the
+    build's size. `whole`: the class of patches.whole that calls a model whose code comes with the checkpoint."""
 
     root: str
     module: str
     swaps: tuple[Swap, ...]
     blocks: str = "blocks"
+    whole: str = ""
+
+    @property
+    def prefix(self) -> str:
+        """Of the names of the tower's tensors."""
+        return f"{self.root}." if self.root else ""

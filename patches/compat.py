@@ -102,6 +102,11 @@ IMPORTING: tuple[StandIn, ...] = (
         is_deepspeed_zero3_enabled=_function(False),
     ),
     *_group(
+        "timm.models.layers",
+        "for InternViT's stochastic depth, which is for training; else it does nothing",
+        DropPath=_from("torch.nn", "Identity"),
+    ),
+    *_group(
         "transformers_stream_generator",
         "the package breaks on transformers >= 4.57; for chat_stream(), which an export never calls",
         init_stream_support=_function(None),

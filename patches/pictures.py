@@ -40,6 +40,13 @@ class PictureAttention(Attention):
         return super().forward(hidden_states, Step(self.sizes))
 
 
+class PlainPictureAttention(PictureAttention):
+    """For blocks that take one thing from their attention."""
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:  # type: ignore[override]
+        return super().forward(hidden_states)[0]
+
+
 class _Tower(nn.Module):
     """`model`: Hugging Face's, on the meta device, with its attention swapped. Its modules keep their names, as far as
     they are needed; their buffers number positions, which are all there, in order."""
@@ -121,12 +128,32 @@ class InternTower(_Tower):
         patches = _patches(embeddings.patch_embeddings.projection, pixel_values)
         states = torch.cat([embeddings.cls_token, patches], dim=1) + embeddings.position_embeddings
         states = tower.layernorm(self.encoded(states, tower.encoder.layer))[:, 1:]
-        rows: torch.Tensor = self.multi_modal_projector(self._shuffled(states))
+        rows: torch.Tensor = self.multi_modal_projector(self.shuffled(states))
         return rows[0]
 
-    def _shuffled(self, states: torch.Tensor) -> torch.Tensor:
+    def shuffled(self, states: torch.Tensor) -> torch.Tensor:
         """[1, patches, hidden] to [1, patches / m², m² * hidden], InternVL's pixel shuffle: of a square of m x m
         patches the channels of those in the first row, then in the next."""
         m, high = self.merge, math.isqrt(states.shape[1])
         squares = states.reshape(high // m, m, high // m, m, states.shape[2])
         return squares.permute(0, 2, 1, 3, 4).reshape(1, (high // m) ** 2, m * m * states.shape[2])
+
+
+class InternChatTower(InternTower):
+    """The same by the names of the code that comes with checkpoints."""
+
+    parts = ("vision_model", "mlp1")
+    vision_model: Any
+    mlp1: Any
+
+    def __init__(self, model: Any, sizes: Any, places: int) -> None:
+        super().__init__(model, sizes, places)
+        del self.vision_model.encoder.layers[self.blocks :]
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        tower, embeddings = self.vision_model, self.vision_model.embeddings
+        patches = _patches(embeddings.patch_embedding, pixel_values)
+        states = torch.cat([embeddings.class_embedding, patches], dim=1) + embeddings.position_embedding
+        states = self.encoded(states, tower.encoder.layers)[:, 1:]
+        rows: torch.Tensor = self.mlp1(self.shuffled(states))
+        return rows[0]

@@ -25,7 +25,7 @@ from contract.errors import UserError
 from contract.modes import CHIPS, DEVICES, MODES
 from exporters.spec import DecoderSpec, from_config
 from recipes.recipe import HubSource, NpmSource, Recipe, load, names, origin
-from tests import remote_models, tiny, vision_models
+from tests import remote_models, remote_vision, tiny, vision_models
 
 ROOT = Path(__file__).resolve().parent.parent
 ENGLISH, CHINESE = "README.md", "README.zh.md"
@@ -148,7 +148,7 @@ def zoo(file: str) -> Iterable[Row]:
 
 def _model_type(case: str) -> str:
     """KeyError for a case that the tests do not have."""
-    for cases in (tiny.CASES, vision_models.CASES):
+    for cases in (tiny.CASES, vision_models.CASES, remote_vision.CASES):
         if case in cases:
             return str(cases[case].model_type)
     return str(remote_models.CASES[case].config["model_type"])

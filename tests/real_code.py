@@ -70,6 +70,22 @@ WHEELS = {
         ),
         {},
     ),
+    "internvl_chat": Wheel(
+        "xtuner==0.2.0",
+        "5b59e7e194d78579c3d00a9a68ea7195472869d7a4601d692ce200224ac86443",
+        {
+            **_flat("xtuner/_lite/modelings/internvl2", "configuration_intern_vit.py", "modeling_intern_vit.py"),
+            **_flat(
+                "xtuner/tools/model_converters/modeling_internlm2_reward",
+                "configuration_internlm2.py",
+                "modeling_internlm2.py",
+            ),
+        },
+        {
+            f"internvl_chat/{name}": name
+            for name in ("configuration_internvl_chat.py", "modeling_internvl_chat.py", "conversation.py")
+        },
+    ),
     # Of use without its compiled half only: see torchvision_processor.py.
     "torchvision": Wheel(
         "torchvision==0.29.2", "0875f7a23bd298813240f716c56df44ce72ddb45146589442a38edd0e1f59637", {}, {}

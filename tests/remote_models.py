@@ -188,12 +188,16 @@ CASES = {
 
 def make(name: str, folder: Path, **config: Any) -> Path:
     """Write the checkpoint of a case into `folder` and return it; `config` changes the case's config.json."""
+    return write(CASES[name], folder, **config)
+
+
+def write(case: RemoteTiny, folder: Path, **config: Any) -> Path:
+    """The same of a case that need not be one of CASES."""
     import torch
     from safetensors.torch import save_file
 
     from exporters import remote
 
-    case = CASES[name]
     folder.mkdir(parents=True, exist_ok=True)
     if case.code in real_code.WHEELS:
         real_code.place(case.code, folder)

@@ -21,7 +21,7 @@ from contract.modes import MODES
 from exporters.architecture import find
 from runtime import verify
 from runtime.engine import Engine
-from tests import remote_models, tiny, vision_models
+from tests import remote_models, remote_vision, tiny, vision_models
 from tests.end_to_end.test_line import RECIPE, hf2bmodel
 
 pytestmark = pytest.mark.toolchain
@@ -29,7 +29,7 @@ KNOWN = Path(__file__).parent.parent / "zoo.json"
 # The fewer tokens, the fewer near-ties between the likeliest two, which prove nothing.
 VOCABULARY = {"vocab_size": 128, "padded_vocab_size": 128}
 CHIP_ONLY = ("f16",)
-CASES = [*tiny.CASES, *remote_models.CASES, *vision_models.CASES]
+CASES = [*tiny.CASES, *remote_models.CASES, *vision_models.CASES, *remote_vision.CASES]
 # The largest picture where the grid is free: small, and larger than the ladder's own, so that a launch has padding.
 PIXELS = {"qwen2_vl": "112,168", "qwen2_5_vl": "112,168", "qwen3_vl": "128,192"}
 Make = Callable[[str], tuple[Path, Path]]
@@ -46,6 +46,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Make:
             folder = tmp_path_factory.mktemp(case)
             if case in vision_models.CASES:
                 vision_models.bare(case, folder / "checkpoint")
+            elif case in remote_vision.CASES:
+                remote_vision.make(case, folder / "checkpoint")
             else:
                 (tiny if case in tiny.CASES else remote_models).make(case, folder / "checkpoint", **VOCABULARY)
             folders[case] = folder / "checkpoint", folder / "out"

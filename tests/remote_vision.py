@@ -1,0 +1,130 @@
+"""Tiny random checkpoints of models that see and bring their own code: one row of data per case, every feature on.
+
+As in tests/remote_models.py the code is a package's real file where one carries it, else a fixture of the same shape.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests import remote_models
+from tests.remote_models import INTERNLM2, RemoteTiny
+
+VOCABULARY = 128  # the fewer tokens, the fewer near-ties
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """`code`, `auto_map`, `config`: as of a RemoteTiny. `pictures`: preprocessor_config.json."""
+
+    remote: RemoteTiny
+    pictures: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def model_type(self) -> str:
+        return str(self.remote.config["model_type"])
+
+
+SIDE = 56  # 4 by 4 patches
+# As published, but for the sizes, keys that all of transformers 4's files have, and `select_layer`, which is -1 there.
+INTERNVL = {
+    "model_type": "internvl_chat",
+    "architectures": ["InternVLChatModel"],
+    "downsample_ratio": 0.5,
+    "dynamic_image_size": True,
+    "force_image_size": SIDE,
+    "max_dynamic_patch": 12,
+    "min_dynamic_patch": 1,
+    "pad2square": False,
+    "ps_version": "v2",
+    "select_layer": -1,
+    "template": "internlm2-chat",
+    "torch_dtype": "bfloat16",
+    "use_backbone_lora": 0,
+    "use_llm_lora": 0,
+    "use_thumbnail": True,
+    "llm_config": {**INTERNLM2, "use_bfloat16": True, "vocab_size": VOCABULARY},
+    "vision_config": {
+        "architectures": ["InternVisionModel"],
+        "attention_dropout": 0.0,
+        "drop_path_rate": 0.1,
+        "dropout": 0.0,
+        "hidden_act": "gelu",
+        "hidden_size": 64,
+        "image_size": SIDE,
+        "initializer_factor": 1.0,
+        "initializer_range": 0.02,
+        "intermediate_size": 128,
+        "layer_norm_eps": 1e-06,
+        "model_type": "intern_vit_6b",
+        "norm_type": "layer_norm",
+        "num_attention_heads": 2,
+        "num_channels": 3,
+        "num_hidden_layers": 3,
+        "patch_size": 14,
+        "qk_normalization": False,
+        "qkv_bias": True,
+        "torch_dtype": "bfloat16",
+        "use_bfloat16": True,
+        "use_flash_attn": True,
+    },
+}
+QWEN2 = {
+    "_name_or_path": "Qwen/Qwen2-0.5B-Instruct",
+    "architectures": ["Qwen2ForCausalLM"],
+    "attention_dropout": 0.0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "hidden_act": "silu",
+    "hidden_size": 128,
+    "initializer_range": 0.02,
+    "intermediate_size": 256,
+    "max_position_embeddings": 256,
+    "max_window_layers": 24,
+    "model_type": "qwen2",
+    "num_attention_heads": 2,
+    "num_hidden_layers": 2,
+    "num_key_value_heads": 1,
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 1000000.0,
+    "sliding_window": 32768,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "use_cache": True,
+    "use_sliding_window": False,
+    "vocab_size": VOCABULARY,
+}
+INTERNVL_CODE = ("configuration_internvl_chat.InternVLChatConfig", "modeling_internvl_chat.InternVLChatModel")
+INTERNVL_PICTURES = {
+    "crop_size": SIDE,
+    "do_center_crop": True,
+    "do_normalize": True,
+    "do_resize": True,
+    "feature_extractor_type": "CLIPFeatureExtractor",
+    "image_mean": [0.485, 0.456, 0.406],
+    "image_std": [0.229, 0.224, 0.225],
+    "resample": 3,
+    "size": SIDE,
+}
+CASES = {
+    "internvl_chat": Tiny(RemoteTiny("internvl_chat", INTERNVL_CODE, INTERNVL), INTERNVL_PICTURES),
+    "internvl_chat-qwen2": Tiny(
+        RemoteTiny(
+            "internvl_chat",
+            INTERNVL_CODE,
+            INTERNVL | {"llm_config": QWEN2, "template": "Hermes-2", "select_layer": -2, "torch_dtype": "float32"},
+        ),
+        INTERNVL_PICTURES,
+    ),
+}
+
+
+def make(name: str, folder: Path, **config: Any) -> Path:
+    """Write the checkpoint of a case into `folder`, without a tokenizer, and return it; `config` changes the case."""
+    case = CASES[name]
+    remote_models.write(case.remote, folder, **config)
+    (folder / "preprocessor_config.json").write_text(json.dumps(case.pictures, indent=2), encoding="utf-8")
+    return folder
