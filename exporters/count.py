@@ -47,6 +47,11 @@ PUBLISHED = {
         "GotOcr2ImageProcessorPil",
         {"size": {"height": 448, "width": 448}, "min_patches": 1, "max_patches": 12},
     ),
+    "internvl_chat": Published(
+        "InternVLProcessor",
+        "GotOcr2ImageProcessorPil",
+        {"size": {"height": 448, "width": 448}, "min_patches": 1, "max_patches": 12},
+    ),
     "gemma3": Published("Gemma3Processor", "Gemma3ImageProcessorPil"),
     "llava": Published("LlavaProcessor", "CLIPImageProcessorPil"),
     "janus": Published("JanusProcessor", "JanusImageProcessorPil"),

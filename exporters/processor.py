@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from contract.errors import UserError
 from contract.vision import Pictures, Prompt
+from exporters import own_processors
 from exporters import tokenizer as tokenizers
+from exporters.own_processors import Own
 from exporters.pictures import Video
 
 if TYPE_CHECKING:
@@ -38,11 +40,14 @@ def load(folder: Path, max_pixels: int | None = None) -> Processor:
     """The processor of `folder`. `max_pixels`: of a picture; a larger one is made smaller; None leaves it to the
     checkpoint. UserError where there is none, or where it is code of the checkpoint's own."""
     kind, images, frames = parts(folder, max_pixels)
+    own = own_processors.find(folder, max_pixels)
     with _blaming(folder):
-        held = {"image_processor": images, "tokenizer": tokenizers.load(folder), "video_processor": frames}
-        settings, _ = kind.get_processor_dict(folder, local_files_only=True)
+        tokenizer = tokenizers.load(folder)
+        tokenizer = own.name(tokenizer) if own else tokenizer
+        held = {"image_processor": images, "tokenizer": tokenizer, "video_processor": frames}
+        settings = own.settings if own else kind.get_processor_dict(folder, local_files_only=True)[0]
         made = _taking(type(frames), kind).from_args_and_dict([held[name] for name in kind.get_attributes()], settings)
-    return Processor(made, max_pixels)
+    return Processor(made, max_pixels, own)
 
 
 def parts(folder: Path, max_pixels: int | None) -> tuple[Any, Any, Frames | None]:
@@ -53,6 +58,8 @@ def parts(folder: Path, max_pixels: int | None) -> tuple[Any, Any, Frames | None
 
     from exporters.frames import Frames
 
+    if own := own_processors.find(folder, max_pixels):
+        return own.processor, own.images, None
     name = next((found for file in _NAMED_IN if (found := _read(folder / file).get("processor_class"))), None)
     kind = processor_class_from_name(name or _usual(folder) or "")
     if not shows_pictures(folder) or kind is None:
@@ -80,10 +87,10 @@ def _blaming(folder: Path) -> Iterator[None]:
 
 
 class Processor:
-    """`processor`: Hugging Face's. `tokenizer`: the one inside it."""
+    """`processor`: Hugging Face's. `tokenizer`: the one inside it. `own`: of a checkpoint that brings its own code."""
 
-    def __init__(self, processor: Any, max_pixels: int | None = None) -> None:
-        self.processor = processor
+    def __init__(self, processor: Any, max_pixels: int | None = None, own: Own | None = None) -> None:
+        self.processor, self._own = processor, own
         self.tokenizer = processor.tokenizer
         self._size = limits(processor.image_processor, max_pixels)
 
@@ -126,12 +133,15 @@ class Processor:
 
     def _text(self, messages: Sequence[Message], template: bool) -> str:
         if template:
-            bare = [{**message, "content": _bare(message["content"])} for message in messages]
+            bare_content = self._own.text if self._own else _bare
+            bare = [{**message, "content": bare_content(message["content"])} for message in messages]
             owner = self.processor if self.processor.chat_template else self.tokenizer
             return str(owner.apply_chat_template(bare, tokenize=False, add_generation_prompt=True))
         return "\n".join(self._plain(message["content"]) for message in messages)
 
     def _plain(self, content: str | list[Message]) -> str:
+        if self._own:
+            return self._own.text(content)
         if isinstance(content, str):
             return content
         tokens = {kind: getattr(self.processor, f"{kind}_token", "") for kind in ("image", "video")}

@@ -86,6 +86,13 @@ WHEELS = {
             for name in ("configuration_internvl_chat.py", "modeling_internvl_chat.py", "conversation.py")
         },
     ),
+    # The code of InternVL's model card, as a function.
+    "internvl_card": Wheel(
+        "lmms-eval==0.7.3",
+        "5709f9f9f56a8f5f22bf379571bd1c5e7702af5ae2bbb9637001c5dd91168895",
+        _flat("lmms_eval/models/simple", "internvl2.py"),
+        {},
+    ),
     # Of use without its compiled half only: see torchvision_processor.py.
     "torchvision": Wheel(
         "torchvision==0.29.2", "0875f7a23bd298813240f716c56df44ce72ddb45146589442a38edd0e1f59637", {}, {}

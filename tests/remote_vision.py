@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests import remote_models
+from tests import remote_models, vision_models
 from tests.remote_models import INTERNLM2, RemoteTiny
+from tests.vision_chats import CHATML
 
 VOCABULARY = 128  # the fewer tokens, the fewer near-ties
 
@@ -126,5 +127,21 @@ def make(name: str, folder: Path, **config: Any) -> Path:
     """Write the checkpoint of a case into `folder`, without a tokenizer, and return it; `config` changes the case."""
     case = CASES[name]
     remote_models.write(case.remote, folder, **config)
-    (folder / "preprocessor_config.json").write_text(json.dumps(case.pictures, indent=2), encoding="utf-8")
+    _write(folder / "preprocessor_config.json", case.pictures)
     return folder
+
+
+def write_processor(name: str, folder: Path, **config: Any) -> Path:
+    """What a checkpoint has beside weights and code, with tests/vision_models.py's tokenizer; and return `folder`."""
+    case = CASES[name]
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "config.json", {**case.remote.config, **config})
+    _write(folder / "preprocessor_config.json", case.pictures)
+    vision_models.tokenizer().save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    _write(path, json.loads(path.read_text(encoding="utf-8")) | {"chat_template": CHATML})
+    return folder
+
+
+def _write(path: Path, data: dict[str, Any]) -> None:
+    path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")

@@ -337,7 +337,7 @@ def write_processor(name: str, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "config.json").exists():
         _write(folder / "config.json", {"model_type": case.model_type})
-    _tokenizer().save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     settings |= {"chat_template": case.chat, "processor_class": case.pictures["processor_class"], "bos_token": "<bos>"}
     if case.tokens:
@@ -351,7 +351,7 @@ def write_processor(name: str, folder: Path) -> None:
         _write(folder / "video_preprocessor_config.json", case.videos)
 
 
-def _tokenizer() -> Any:
+def tokenizer() -> Any:
     """Byte-level BPE with merges enough for WORDS, and the special tokens at IDS; all below VOCABULARY."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import Qwen2Tokenizer
@@ -367,9 +367,9 @@ def _tokenizer() -> Any:
     # The special tokens stand at IDS, whatever number of merges there was to learn.
     vocabulary |= {f"<|unused_{i}|>": i for i in range(len(vocabulary), LEARNED)} | IDS
     merges = [tuple(merge) for merge in learned["merges"]]
-    tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=merges, eos_token="<|im_end|>")
-    tokenizer.add_tokens(list(SPECIAL), special_tokens=True)
-    return tokenizer
+    made = Qwen2Tokenizer(vocab=vocabulary, merges=merges, eos_token="<|im_end|>")
+    made.add_tokens(list(SPECIAL), special_tokens=True)
+    return made
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@ of a video, none."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from exporters import show
 from exporters import spec as specs
 from runtime.engine import Engine
 from runtime.half import Array
-from tests import vision_models
+from tests import remote_vision, vision_models
 from tests.end_to_end.test_line import RECIPE, hf2bmodel
 from tests.end_to_end.test_zoo import PIXELS
 
@@ -36,25 +36,40 @@ class Built:
         return next(self.folder.glob("*.bmodel"))
 
 
-@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl", "gemma3_image"])
-def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
-    import torch
-    from transformers import AutoModelForImageTextToText
+@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl", "gemma3_image", "internvl_chat"])
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
+    from patches import compat
 
     name, folder = request.param, tmp_path_factory.mktemp(request.param)
-    checkpoint = vision_models.bare(name, folder / "checkpoint")
-    (folder / "tiny.yaml").write_text(RECIPE.format(architecture=vision_models.CASES[name].model_type))
+    own = name in remote_vision.CASES
+    checkpoint = (remote_vision.make if own else vision_models.bare)(name, folder / "checkpoint")
+    read = specs.read(checkpoint)
+    (folder / "tiny.yaml").write_text(RECIPE.format(architecture=read.model_type.split(":")[0]))
     pixels = ("--max-pixels", PIXELS[name]) if name in PIXELS else ()
-    history = ("--history", "--input-length", "48")
+    history = ("--history", "--input-length", "48", *(("--trust-remote-code",) if own else ()))
     words = ("--mode", "bf16", "--sample", "--seq-length", str(SEQ), "--verify", "none", *history, *pixels)
     done = hf2bmodel(
         "build", str(folder / "tiny.yaml"), "--model", str(checkpoint), "--out", str(folder / "out"), *words
     )
     assert done.returncode == 0, done.stderr
-    model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
-    vision = specs.read(checkpoint).vision
-    assert vision is not None
-    return Built(next(folder.glob("out/tiny_*")), model, vision)
+    assert read.vision is not None
+    with compat.running():
+        yield Built(next(folder.glob("out/tiny_*")), whole(checkpoint, read), read.vision)
+
+
+def whole(checkpoint: Path, read: specs.DecoderSpec) -> Any:
+    """Hugging Face's model, or that of the code beside the checkpoint."""
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    from exporters import remote
+    from exporters.architecture import find
+    from exporters.model import imported
+
+    vision = find(read.model_type).vision
+    if vision and vision.whole:
+        return imported(vision.whole)(remote.load_whole(checkpoint), read.vision)
+    return AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
 
 
 def prompt(

@@ -7,8 +7,6 @@ Different: the decoders are InternLM2 and Qwen2; no chat, generate, losses or Lo
 InternLM2 that lie beside it are real ones.
 """
 
-from typing import List, Optional, Tuple, Union  # noqa: UP035
-
 import torch.utils.checkpoint
 from torch import nn
 from transformers import GenerationConfig, Qwen2ForCausalLM  # noqa: F401
@@ -56,9 +54,7 @@ class InternVLChatModel(PreTrainedModel):
 
         wide = config.vision_config.hidden_size * int(1 / self.downsample_ratio) ** 2
         hidden = config.llm_config.hidden_size
-        self.mlp1 = nn.Sequential(
-            nn.LayerNorm(wide), nn.Linear(wide, hidden), nn.GELU(), nn.Linear(hidden, hidden)
-        )
+        self.mlp1 = nn.Sequential(nn.LayerNorm(wide), nn.Linear(wide, hidden), nn.GELU(), nn.Linear(hidden, hidden))
         self.img_context_token_id = None
         self.conv_template = get_conv_template(self.template)
         self.system_message = self.conv_template.system_message
@@ -67,16 +63,16 @@ class InternVLChatModel(PreTrainedModel):
         self,
         pixel_values: torch.FloatTensor,
         input_ids: torch.LongTensor = None,
-        attention_mask: Optional[torch.Tensor] = None,
-        position_ids: Optional[torch.LongTensor] = None,
-        image_flags: Optional[torch.LongTensor] = None,
-        past_key_values: Optional[List[torch.FloatTensor]] = None,  # noqa: UP006
-        labels: Optional[torch.LongTensor] = None,
-        use_cache: Optional[bool] = None,
-        output_attentions: Optional[bool] = None,
-        output_hidden_states: Optional[bool] = None,
-        return_dict: Optional[bool] = None,
-    ) -> Union[Tuple, CausalLMOutputWithPast]:  # noqa: UP006
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        image_flags: torch.LongTensor | None = None,
+        past_key_values: list[torch.FloatTensor] | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> tuple | CausalLMOutputWithPast:
         return_dict = return_dict if return_dict is not None else self.config.use_return_dict
         image_flags = image_flags.squeeze(-1)
         embedded = self.language_model.get_input_embeddings()(input_ids).clone()
@@ -98,7 +94,7 @@ class InternVLChatModel(PreTrainedModel):
             return_dict=return_dict,
         )
         if not return_dict:
-            return (outputs.logits,) + outputs[1:]
+            return (outputs.logits, *outputs[1:])
         return CausalLMOutputWithPast(
             logits=outputs.logits,
             past_key_values=outputs.past_key_values,
