@@ -38,7 +38,7 @@ SIZES: dict[str, dict[str, Any]] = {  # Qwen2's published ones
     | {"vocab_size": 152064, "num_hidden_layers": 28, "tie_word_embeddings": False},
 }
 _RECIPE = """\
-name: bench
+name: {name}
 architecture: qwen2
 source: {{hub: made/up}}
 seq_length: {seq}
@@ -151,16 +151,17 @@ def layer_bytes(config: Mapping[str, Any]) -> int:
 
 class Disk(threading.Thread):
     """While it runs, the most bytes that lie under `folder`, looked at 20 times a second, and the largest files then.
-    A file with several names is one."""
+    A file with several names is one, and what was there before is not counted."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(daemon=True)
         self._folder, self._ended = folder, threading.Event()
         self.most, self.files = 0, list[tuple[int, str]]()
+        self._before = {number for number, _ in self._look(folder)}
 
     def run(self) -> None:
         while not self._ended.wait(0.05):
-            files = dict(self._look(self._folder))
+            files = {number: file for number, file in self._look(self._folder) if number not in self._before}
             if (taken := sum(size for size, _ in files.values())) > self.most:
                 self.most, self.files = taken, sorted(files.values(), reverse=True)[:8]
 
@@ -179,15 +180,20 @@ class Disk(threading.Thread):
                         yield found.st_ino, (found.st_blocks * 512, os.path.relpath(entry.path, self._folder))
 
 
-def build(model: Path, work: Path) -> tuple[Cost, dict[str, float], Disk]:
+def recipe(work: Path, name: str) -> Path:
+    path = work / f"{name}.yaml"
+    path.write_text(_RECIPE.format(name=name, seq=SEQ), encoding="utf-8")
+    return path
+
+
+def build(model: Path, work: Path, name: str = "bench") -> tuple[Cost, dict[str, float], Disk]:
     """What a build without verification takes, the seconds of its steps by kind, and its disk."""
-    (work / "bench.yaml").write_text(_RECIPE.format(seq=SEQ), encoding="utf-8")
-    words = ["build", str(work / "bench.yaml"), "--model", str(model), "--out", str(work / "out"), "--verify", "none"]
+    words = ["build", str(recipe(work, name)), "--model", str(model), "--out", str(work / "out"), "--verify", "none"]
     disk = Disk(work / "out")
     disk.start()
     took = cost([sys.executable, "-m", "cli.main", *words], Path(__file__).parent.parent)
     disk.stop()
-    manifest = max((work / "out").glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
+    (manifest,) = (work / "out").glob(f"{name}_*/manifest.json")
     kinds: dict[str, float] = defaultdict(float)
     for step, seconds in json.loads(manifest.read_text(encoding="utf-8"))["seconds"].items():
         if step != "wall":

@@ -18,11 +18,11 @@ ALIKE = 0.15  # how far off a figure may be
 def compare(config: Mapping[str, Any], work: Path) -> bool:
     """Print a line for each figure. Whether all are near enough; what is a bound must hold only."""
     few = bench.checkpoint(work / "few", {**config, "num_hidden_layers": SAMPLE}, True, seed=1)
-    bench.build(few, work)
+    bench.build(few, work, "sample")
     whole = bench.checkpoint(work / "whole", config, True)
     told = _foresee(whole, work)
     took, _, disk = bench.build(whole, work)
-    rows = list(_rows(told, took, disk, _newest(work)))
+    rows = list(_rows(told, took, disk, next((work / "out").glob("bench_*/manifest.json"))))
     print(f"{'':<22}{'foretold':>14}{'measured':>14}{'ratio':>7}")
     for name, foretold, measured, _ in rows:
         print(f"{name:<22}{foretold:>14,.0f}{measured:>14,.0f}{foretold / measured:>7.2f}")
@@ -34,11 +34,9 @@ def compare(config: Mapping[str, Any], work: Path) -> bool:
 
 def _foresee(model: Path, work: Path) -> Forecast:
     chosen = {"model": str(model), "out": str(work / "out"), "verify": "none"}
-    return forecast.foresee(prepare.prepare(prepare.Request(str(work / "bench.yaml"), chosen), lambda line: None))
-
-
-def _newest(work: Path) -> Path:
-    return max((work / "out").glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
+    return forecast.foresee(
+        prepare.prepare(prepare.Request(str(bench.recipe(work, "bench")), chosen), lambda line: None)
+    )
 
 
 def _rows(told: Forecast, took: bench.Cost, disk: bench.Disk, path: Path) -> Iterator[tuple[str, float, float, bool]]:
