@@ -188,10 +188,9 @@ def recipe(work: Path, name: str) -> Path:
 
 def build(model: Path, work: Path, name: str = "bench") -> tuple[Cost, dict[str, float], Disk]:
     """What a build without verification takes, the seconds of its steps by kind, and its disk."""
-    words = ["build", str(recipe(work, name)), "--model", str(model), "--out", str(work / "out"), "--verify", "none"]
     disk = Disk(work / "out")
     disk.start()
-    took = cost([sys.executable, "-m", "cli.main", *words], Path(__file__).parent.parent)
+    took = again(model, work, name)
     disk.stop()
     (manifest,) = (work / "out").glob(f"{name}_*/manifest.json")
     kinds: dict[str, float] = defaultdict(float)
@@ -199,6 +198,12 @@ def build(model: Path, work: Path, name: str = "bench") -> tuple[Cost, dict[str,
         if step != "wall":
             kinds[re.sub(r"_?\d+$", "", step)] += seconds
     return took, dict(kinds), disk
+
+
+def again(model: Path, work: Path, name: str = "bench") -> Cost:
+    """The first time a build, and then one that has nothing to do."""
+    words = ["build", str(recipe(work, name)), "--model", str(model), "--out", str(work / "out"), "--verify", "none"]
+    return cost([sys.executable, "-m", "cli.main", *words], Path(__file__).parent.parent)
 
 
 def convert(model: Path, work: Path) -> Cost:
@@ -237,6 +242,7 @@ def _bench(args: argparse.Namespace) -> int:
         print("".join(f"    {size / MB:7.1f} MB  {name}\n" for size, name in disk.files), end="")
         for kind, seconds in sorted(kinds.items(), key=lambda item: -item[1]):
             print(f"  {seconds:6.1f} s  {kind}")
+        print(f"the same again, with nothing to do: {again(model, work).wall:.1f} s")
         if args.beside:
             theirs = convert(model, work)
             _print("llm_convert", theirs)

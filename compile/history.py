@@ -29,8 +29,8 @@ _MATTERS: dict[str | None, tuple[str, ...]] = {
     graphs.VIT: ("dynamic_vit",),
 }
 _STEPS = ("sample", "history", "embed", "dynamic", "adapter", "max_pixels", *_TARGET)
-# Steps that do something for all of a model, and those that handle quantised weights.
-_ALL, _STORED = ("trace", "parity", "table", "combine", "convert"), ("join", "combine", "convert")
+# Steps that do something with all layers of a model (a trace has one of each kind), and with quantised weights.
+_ALL, _STORED = ("parity", "table", "combine", "convert"), ("join", "combine", "convert")
 
 
 @dataclass(frozen=True)
