@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from contract import graphs
+from contract import graphs, towers
 from contract.errors import UserError, one_of
-from contract.graphs import GraphSpec, VisionGeometry
+from contract.graphs import GraphSpec
 from contract.modes import MODES
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def check(spec: DecoderSpec, options: Options) -> None:
     _check_size(spec.vision, chosen)
     if options.vit == "bf16" and MODES[options.mode].half != graphs.BFLOAT16:
         raise UserError(f"mode {options.mode} has no bfloat16", "--vit", "leave it out, or use MODE=bf16")
-    if options.dynamic_vit and spec.vision.picture:
+    if options.dynamic_vit and (spec.vision.picture or spec.vision.queries):
         raise UserError("pictures of this model have one size", "--dynamic-vit", "leave it out")
     _check_room(spec.vision, chosen, options)
 
@@ -86,8 +86,8 @@ def nets(spec: DecoderSpec, options: Options, geometry: graphs.Geometry) -> tupl
     chosen = size(options)
     if spec.vision is None or chosen is None:
         return ()
-    vit: VisionGeometry = spec.vision.geometry(chosen, geometry.half)
-    return (graphs.vit(vit), *((graphs.add(geometry),) if spec.vision.deepstack else ()))
+    vit = towers.vit(spec.vision.geometry(chosen, geometry.half))
+    return (vit, *((graphs.add(geometry),) if spec.vision.deepstack else ()))
 
 
 def tower(spec: DecoderSpec, options: Options) -> dict[str, Any] | None:

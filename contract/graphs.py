@@ -59,24 +59,6 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
-class VisionGeometry:
-    """The sizes of a tower's net. `patches`, `patch_size`: patches of a launch and values of each, for a tower whose
-    grid is free; `picture`: [height, width] in pixels for one whose pictures have one size. `rows`: feature rows out
-    of a launch, [rows, `hidden`]. `windows`: some layers attend within windows. `table`: positions are interpolated
-    from a learned table. `deepstack`: so many more outputs like that, for the decoder's first layers."""
-
-    hidden: int
-    rows: int
-    patches: int = 0
-    patch_size: int = 0
-    picture: tuple[int, int] = (0, 0)
-    windows: bool = False
-    table: bool = False
-    deepstack: int = 0
-    half: str = BFLOAT16
-
-
-@dataclass(frozen=True)
 class GraphSpec:
     """One net: `kind` is one of KINDS; `layer` is its index, or None for nets that exist once."""
 
@@ -246,31 +228,6 @@ def sample_head(g: Geometry) -> GraphSpec:
     candidates = (1, min(SAMPLE_CANDIDATES, g.vocab))
     outputs = (TensorSpec("probs", candidates, FLOAT32), TensorSpec("token_idx", candidates, INT32))
     return GraphSpec(SAMPLE_HEAD, SAMPLE_HEAD, None, inputs, outputs)
-
-
-def tower_mask(table: bool) -> str:
-    """The tower's input that says which patches see each other. llm_convert has another name for it where positions
-    are interpolated from a learned table (Qwen3-VL)."""
-    return "attention_mask" if table else "full_attn_mask"
-
-
-def vit(v: VisionGeometry) -> GraphSpec:
-    """Pixels to feature rows, in the decoder's half type. Masks hold MASKED and 0; where there are windows, patches
-    come in their order, and `reverse_index` puts the rows back."""
-    names = ("image_embeds", *(f"deepstack_{i}" for i in range(v.deepstack)))
-    features = tuple(TensorSpec(name, (v.rows, v.hidden), v.half) for name in names)
-    if not v.patches:
-        pixels = TensorSpec("pixel_values", (1, 3, *v.picture), FLOAT32)
-        return GraphSpec(VIT, VIT, None, (pixels,), features)
-    n = v.patches
-    inputs = [TensorSpec("input_states", (n, v.patch_size), FLOAT32), TensorSpec("position_ids", (n, 2), INT32)]
-    if v.table:
-        inputs += [TensorSpec("pos_idx", (n, 4), INT32), TensorSpec("pos_weight", (n, 4, 1), FLOAT32)]
-    inputs.append(TensorSpec(tower_mask(v.table), (1, 1, n, n), FLOAT32))
-    if v.windows:
-        inputs.append(TensorSpec("window_attn_mask", (1, 1, n, n), FLOAT32))
-        inputs.append(TensorSpec("reverse_index", (v.rows,), INT32))
-    return GraphSpec(VIT, VIT, None, tuple(inputs), features)
 
 
 def add(g: Geometry) -> GraphSpec:

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.errors import UserError
-from contract.graphs import MASKED, tower_mask
+from contract.graphs import MASKED
+from contract.towers import tower_mask
 
 Grid = tuple[int, int, int]
 Array = NDArray[Any]
@@ -82,7 +83,8 @@ class Tower:
     a learned table of positions, 0 without. `axes`: 3 where the decoder takes positions in time, height and width.
     `image_token`, `video_token`: ids of the placeholders. `steps_per_second`: how far positions move in one second
     of a video, 0 where each step in t moves them by 1. `steps_apart`: text stands between the steps of a video, each
-    of which has its own box of positions."""
+    of which has its own box of positions. `queries`: rows that a resampler makes of a picture, whatever its grid; the
+    `table` is then chosen from, not interpolated; 0 without."""
 
     patches: int
     merge: int
@@ -96,6 +98,12 @@ class Tower:
     steps_apart: bool = False
     together: bool = False
     dynamic: bool = False
+    queries: int = 0
+
+    def rows_of(self, grid: Grid) -> int:
+        """Feature rows of a picture or video."""
+        t, h, w = grid
+        return self.queries or t * h * w // self.merge**2
 
     def launches(self, pictures: Pictures) -> Iterator[tuple[dict[str, Array], int]]:
         """The inputs of `vit` for each launch, by tensor name, and how many of its rows are real.
@@ -116,6 +124,8 @@ class Tower:
                 yield self._launch(pixels[start * h * w : (start + steps) * h * w], (steps, h, w))
 
     def _launch(self, pixels: Array, grid: Grid) -> tuple[dict[str, Array], int]:
+        if self.queries:
+            return self._resampled(pixels, grid), self.queries
         count, unit = len(pixels), self.merge**2
         length = count if self.dynamic else self.patches
         order = window_order(grid, self.merge, self.window // self.merge) if self.window else None
@@ -133,6 +143,23 @@ class Tower:
             back[: count // unit] = np.argsort(order[0])
             inputs["reverse_index"] = back.astype(np.int32)
         return inputs, count // unit
+
+    def _resampled(self, pixels: Array, grid: Grid) -> dict[str, Array]:
+        """UserError for a picture that is longer than the resampler's table."""
+        if max(grid) > self.table:
+            what = f"a picture has {grid[1]} x {grid[2]} patches; the model's positions end at {self.table}"
+            raise UserError(what, remedy="give one that is less elongated")
+        count, length = len(pixels), self.patches
+        inside = np.where(np.arange(length) < count, 0, MASKED).astype(np.float32)
+        rows, columns = (positions(grid, 1)[:, axis] for axis in (0, 1))
+        chosen = buckets(grid[1], self.table)[rows] * self.table + buckets(grid[2], self.table)[columns]
+        return {
+            "input_states": _padded(pixels, length),
+            "pos_ids": _padded(chosen.astype(np.int32), length),
+            "attn_mask": mask(np.zeros(count), length),
+            "pos_embed_ids": _padded(rows * self.table + columns, length),
+            "resampler_attn_mask": np.tile(inside, (1, 1, self.queries, 1)),
+        }
 
     def placeholders(self, ids: Sequence[int]) -> NDArray[np.bool_]:
         """Which of `ids` stand for feature rows."""
@@ -184,6 +211,22 @@ def positions(grid: Grid, merge: int) -> NDArray[np.int32]:
     places = np.indices((h, w)).reshape(2, h // merge, merge, w // merge, merge)
     flat = places.transpose(1, 3, 2, 4, 0).reshape(-1, 2)
     return np.tile(flat, (t, 1)).astype(np.int32)
+
+
+def buckets(count: int, side: int) -> NDArray[np.int64]:
+    """Which of `side` learned positions each of `count` patches in a row takes: the last one that begins at or before
+    it. Where the two begin at one place, rounding decides, so this is torch.arange's arithmetic: it counts in steps of
+    eight from a rounded start (vectors of eight floats, and one by one at the end)."""
+
+    def spaced(start: float, step: float, number: int) -> NDArray[np.float32]:
+        each = np.arange(number)
+        first = np.where(each < number // 8 * 8, each // 8 * 8, each)
+        rounded = np.where(first < each, (start + step * first).astype(np.float32), start + step * first)
+        return np.asarray(rounded + (each - first) * step, np.float32)
+
+    edges = spaced(1 / side, 1 / side, side - 1)
+    places = spaced(0.0, float(np.float32(1) / np.float32(count)), count)
+    return np.searchsorted(edges, places, side="right")
 
 
 def window_order(grid: Grid, merge: int, side: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from contract.errors import UserError
 from contract.vision import Grid, Pictures, Tower
-from exporters import processor
+from exporters import own_processors, processor
 from exporters.vision import Size, VisionSpec
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Published:
     """What the published checkpoints say outside of config.json, which is all that a recipe has. `processor`,
-    `images`: Hugging Face's classes; `image`, `video`: how pictures and videos are prepared."""
+    `images`: Hugging Face's classes, or a function of exporters.own_processors; `image`, `video`: how pictures and
+    videos are prepared."""
 
     processor: str
     images: str
@@ -52,6 +53,7 @@ PUBLISHED = {
         "GotOcr2ImageProcessorPil",
         {"size": {"height": 448, "width": 448}, "min_patches": 1, "max_patches": 12},
     ),
+    "minicpmv": Published("MiniCPMVProcessor", "slices"),
     "gemma3": Published("Gemma3Processor", "Gemma3ImageProcessorPil"),
     "llava": Published("LlavaProcessor", "CLIPImageProcessorPil"),
     "janus": Published("JanusProcessor", "JanusImageProcessorPil"),
@@ -84,6 +86,13 @@ class Counter:
             tiles = self._tiles(height, width)
             shown = "1 picture" if tiles == 1 else f"{tiles - 1} tiles and a thumbnail, {tiles}"
             return Count(what, f"{shown} x {self._spec.rows}", tiles * self._spec.rows)
+        if self._spec.queries:
+            grid = self._images.get_sliced_grid(
+                (height, width), self._images.max_slice_nums, self._images.scale_resolution
+            )
+            cut = grid[0] * grid[1] if grid else 0
+            shown = f"the whole and {cut} slices, {cut + 1}" if cut else "1 picture"
+            return Count(what, f"{shown} x {self._spec.queries}", (cut + 1) * self._spec.queries)
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
         limits = processor.limits(self._images, self._size[0] * self._size[1])
@@ -137,9 +146,10 @@ def counter(spec: VisionSpec, model_type: str, folder: Path | None, size: Size |
     if name not in PUBLISHED:
         raise UserError(f"nothing is known of how {name} prepares pictures", "--model", "name a checkpoint")
     said, sides = PUBLISHED[name], {}
-    if not spec.picture:
+    if not spec.picture and not spec.queries:
         sides = {"patch_size": spec.patch, "merge_size": spec.merge, "temporal_patch_size": spec.frames}
-    images = getattr(transformers, said.images)(**said.image, **sides)
+    maker = getattr(own_processors, said.images, None) or getattr(transformers, said.images)
+    images = maker(**said.image, **sides)
     family = FAMILIES.get(said.processor)
     frames = Frames(family, images, said.video | sides, processor.share(most)) if family else None
     return Counter(spec, images, frames, size)
@@ -147,8 +157,9 @@ def counter(spec: VisionSpec, model_type: str, folder: Path | None, size: Size |
 
 def explain(pictures: Pictures, tower: Tower, tokens: int) -> str:
     """Where the `tokens` of a prompt with pictures come from: "pictures 48 x 64 patches / 4 = 768, text 20"."""
-    shown = [t * h * w // tower.merge**2 for t, h, w in pictures.grids] or [tower.rows] * len(pictures.pixels)
-    parts = [patches(grid, tower.merge) for grid in pictures.grids] or [f"{len(shown)} x {tower.rows}"]
+    shown = [tower.rows_of(grid) for grid in pictures.grids] or [tower.rows] * len(pictures.pixels)
+    alike = [f"{len(shown)} x {tower.rows}"] if tower.queries or not pictures.grids else []
+    parts = alike or [patches(grid, tower.merge) for grid in pictures.grids]
     return f"pictures {' + '.join(parts)} = {sum(shown)}, text {tokens - sum(shown)}"
 
 

@@ -161,6 +161,10 @@ class Decoder:
                 for path, source in swap.sources(spec, self.devices).items():
                     sources[f"{at}.{path}"] = replace(source, parts=tuple(f"{at}.{part}" for part in source.parts))
         found = {name: weight_of(name, v.shape, sources, 0) for name, v in module.state_dict().items()}
+        found |= {
+            name: Weight(name, (f"{{layer}}{part}",), found[name].shape, rows)
+            for name, (part, rows) in vision.taken(spec).items()
+        }
         return {name: replace(w, reshaped=name in old and old[name].shape != w.shape) for name, w in found.items()}
 
     def positions_weight(self, length: int) -> Weight:

@@ -205,18 +205,22 @@ def _pictures(made: Any, shown: Sequence[Message], videos: Sequence[Video]) -> P
         return None
     if "image_grid_thw" not in made and "video_grid_thw" not in made:
         return Pictures(np.asarray(made["pixel_values"], np.float32))
+    if not videos:  # one picture may be several to the tower
+        grids = tuple((int(t), int(h), int(w)) for t, h, w in made["image_grid_thw"])
+        each = (False,) * len(grids), (0.0,) * len(grids)
+        return Pictures(np.asarray(made["pixel_values"], np.float32), grids, *each)
     image_parts = iter(_split(made.get("pixel_values"), made.get("image_grid_thw")))
     video_parts = iter(_split(made.get("pixel_values_videos"), made.get("video_grid_thw")))
     steps = iter(made.get("second_per_grid_ts", ()))
-    pixels, grids, seconds = [], [], []
+    pixels, found, seconds = [], [], []
     for part in shown:
         is_video = part["type"] == "video"
         values, grid = next(video_parts if is_video else image_parts)
         pixels.append(values)
-        grids.append(grid)
+        found.append(grid)
         seconds.append(float(next(steps, 0.0)) if is_video else 0.0)
     flags = tuple(part["type"] == "video" for part in shown)
-    return Pictures(np.concatenate(pixels).astype(np.float32, copy=False), tuple(grids), flags, tuple(seconds))
+    return Pictures(np.concatenate(pixels).astype(np.float32, copy=False), tuple(found), flags, tuple(seconds))
 
 
 def _split(pixels: Any, grids: Any) -> Iterable[tuple[Any, tuple[int, int, int]]]:

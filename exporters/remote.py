@@ -172,7 +172,7 @@ def _complete(config: Any, values: dict[str, Any], dtype: torch.dtype) -> None:
     for name, value in {**DEFAULTS_OF_4, **values}.items():
         if not hasattr(config, name):  # 5.x drops some keys, and no longer has all defaults
             setattr(config, name, value)
-    if "rope_scaling" in values and not type(config).__module__.startswith("transformers."):
+    if "rope_scaling" in values and compat.of_own_code(type(config)):
         config.rope_parameters = values["rope_scaling"]  # its new name; 5.x adds keys while it validates them
     config._attn_implementation = "eager"
     config.dtype = dtype

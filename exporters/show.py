@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from contract import graphs
+from contract import graphs, towers
 from contract.graphs import Geometry
 from contract.ladder import MAX_ABS_ONNX, MAX_ABS_PATCHED, ONNX, PATCHED
 from contract.vision import Grid, Pictures
@@ -36,8 +36,8 @@ def sample(spec: VisionSpec, size: Size, ids: list[int], room: int) -> tuple[lis
     if spec.picture:
         pixels = _smooth((1, 3, spec.picture, spec.picture))
     else:
-        grids = [_grid(spec, size, room - len(text))]
-        rows = grids[0][1] * grids[0][2] // spec.merge**2
+        grids = [_grid(spec, size, size[0] * size[1] if spec.queries else room - len(text))]
+        rows = spec.queries or grids[0][1] * grids[0][2] // spec.merge**2
         pixels = _smooth((grids[0][1] * grids[0][2], spec.channels * spec.frames * spec.patch**2))
     half = len(text) // 2
     shown = Pictures(pixels, tuple(grids), (False,) * len(grids), (0.0,) * len(grids))
@@ -98,7 +98,7 @@ class Shown:
         assert spec is not None
         assert truth.pictures is not None
         self.truth, self.pictures, self.folder = truth, truth.pictures, folder
-        self.tower, net = spec.tower(size, decoder.spec.axes), graphs.vit(spec.geometry(size))
+        self.tower, net = spec.tower(size, decoder.spec.axes), towers.vit(spec.geometry(size))
         self.launches = list(self.tower.launches(self.pictures))
         ours = self._run(chain.torch_runner(decoder.tower(size, checkpoint), net))
         theirs = self._run(chain.onnx_runner(self.folder / f"{graphs.VIT}.onnx"))

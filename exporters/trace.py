@@ -21,7 +21,7 @@ from onnx_ir.passes import common as passes
 from onnxscript import optimizer
 from torch import nn
 
-from contract import graphs
+from contract import graphs, towers
 from contract.graphs import GraphSpec
 from exporters import modules
 from exporters import weights as weight_file
@@ -110,7 +110,7 @@ class _Tracer:
         spec = self.decoder.spec.vision
         assert spec
         module = self.decoder.tower(size, None)
-        net = graphs.vit(spec.geometry(size))
+        net = towers.vit(spec.geometry(size))
         self._skeleton(graphs.VIT, module, net, net.name, self.decoder.tower_weights(module))
         if spec.deepstack:
             self._skeleton(graphs.VIT, modules.Add(), graphs.add(self.geometry), graphs.ADD, {})

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from contract.graphs import BFLOAT16, VisionGeometry
+from contract.graphs import BFLOAT16
+from contract.towers import VisionGeometry
+from exporters.rows import Rows
 
 if TYPE_CHECKING:
     from contract.vision import Tower
@@ -28,7 +31,8 @@ class VisionSpec:
     that make one feature row. `picture`: side in pixels of a tower of one size, 0 where the grid is free; `rows`: its
     feature rows. `window`: side of an attention window in patches, 0 without; `full`: the blocks that attend beyond.
     `table`: side of a learned table of positions that is interpolated. `deepstack`: the blocks whose states go, merged,
-    to the decoder's first layers as well. `size`: the usual largest picture, height and width in pixels.
+    to the decoder's first layers as well. `queries`: rows that a resampler makes of any picture; `table` is then one
+    that is chosen from. `size`: the usual largest picture, height and width in pixels.
     `image_token`, `video_token`, `steps_per_second`, `steps_apart`, `together`: see contract.vision.Tower.
     `parameters`: number of weights.
     """
@@ -54,6 +58,7 @@ class VisionSpec:
     steps_per_second: float = 0.0
     steps_apart: bool = False
     together: bool = False
+    queries: int = 0
     size: Size = (672, 896)
     attention_softcap: float | None = field(default=None, init=False)
 
@@ -100,10 +105,9 @@ class VisionSpec:
         if self.picture:
             return Tower(0, self.merge, self.rows, *tokens, axes=axes, together=self.together)
         patches = self.patches(size)
-        places = (self.window, self.table, axes)
-        return Tower(
-            patches, self.merge, patches // self.merge**2, *tokens, *places, self.steps_per_second, self.steps_apart
-        )
+        places, rows = (self.window, self.table, axes), self.queries or patches // self.merge**2
+        paces = (self.steps_per_second, self.steps_apart)
+        return Tower(patches, self.merge, rows, *tokens, *places, *paces, queries=self.queries)
 
     def geometry(self, size: Size, half: str = BFLOAT16) -> VisionGeometry:
         """The sizes of the net, for the same build."""
@@ -112,21 +116,25 @@ class VisionSpec:
             return VisionGeometry(self.out_hidden, self.rows, picture=(self.picture, self.picture), half=half)
         patches, values = self.patches(size), self.channels * self.frames * self.patch**2
         windows, table = self.window > 0, self.table > 0
-        rows = patches // self.merge**2
-        return VisionGeometry(self.out_hidden, rows, patches, values, (0, 0), windows, table, deep, half)
+        rows = self.queries or patches // self.merge**2
+        grid = (patches, values, (0, 0), windows, table, deep, self.queries)
+        return VisionGeometry(self.out_hidden, rows, *grid, half)
 
 
 @dataclass(frozen=True)
 class Vision:
     """Where the tower's modules lie, from the model's root; "" where they lie beside the decoder. `module`:
     "module:Class" of patches, made of the tower (Hugging Face's, with `swaps` in each of its blocks), its spec and the
-    build's size. `whole`: the class of patches.whole that calls a model whose code comes with the checkpoint."""
+    build's size. `whole`: the class of patches.whole that calls a model whose code comes with the checkpoint.
+    `taken(spec)`: for parameters of ours that are neither the tower's own nor a swap's, the checkpoint's, and which of
+    its rows."""
 
     root: str
     module: str
     swaps: tuple[Swap, ...]
     blocks: str = "blocks"
     whole: str = ""
+    taken: Callable[[VisionSpec], Mapping[str, tuple[str, Rows]]] = lambda spec: {}
 
     @property
     def prefix(self) -> str:

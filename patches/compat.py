@@ -12,119 +12,72 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from patches.packages import PACKAGES
+from patches.stand_in import StandIn, attribute, constant, function, group, placeholder
+
 ABSENT = object()
-
-
-@dataclass(frozen=True)
-class StandIn:
-    """`where` is "package.module" or "package.module:Class"; a module that does not exist is made for the time.
-    `make()` gives the value. `override`: replace the name although it exists."""
-
-    where: str
-    name: str
-    make: Callable[[], Any]
-    reason: str
-    override: bool = False
-
-
-def _constant(value: Any) -> Callable[[], Any]:
-    return lambda: value
-
-
-def _function(value: Any) -> Callable[[], Any]:
-    """A function that ignores its arguments and returns `value`."""
-    return lambda: lambda *_, **__: value
-
-
-def _placeholder(name: str) -> Callable[[], type]:
-    """A class to inherit from or to name in an annotation; no code path of an export makes one."""
-    return lambda: type(name, (), {})
-
-
-def _from(module: str, name: str) -> Callable[[], Any]:
-    return lambda: getattr(import_module(module), name)
-
-
-def _group(where: str, reason: str, override: bool = False, **makes: Callable[[], Any]) -> tuple[StandIn, ...]:
-    return tuple(StandIn(where, name, make, reason, override) for name, make in makes.items())
 
 
 _NO_GPU = "its kernels need a GPU and half precision; without it the files take their plain path"
 _OVERWRITTEN = "fills weights with random numbers, which takes minutes, and the checkpoint replaces them"
 
 IMPORTING: tuple[StandIn, ...] = (
+    *PACKAGES,
     *(
         record
         for where in ("transformers.utils.import_utils", "transformers.utils")  # the second re-exports the first
         for record in (
-            *_group(where, "gone in 5.0; it guards a wrapper for torch.fx", is_torch_fx_available=_function(False)),
-            *_group(where, _NO_GPU, is_flash_attn_greater_or_equal_2_10=_function(False)),
-            *_group(
+            *group(where, "gone in 5.0; it guards a wrapper for torch.fx", is_torch_fx_available=function(False)),
+            *group(where, _NO_GPU, is_flash_attn_greater_or_equal_2_10=function(False)),
+            *group(
                 where,
                 f"true where flash_attn is installed, but {_NO_GPU}",
                 True,
-                is_flash_attn_2_available=_function(False),
+                is_flash_attn_2_available=function(False),
             ),
         )
     ),
-    *_group(
+    *group(
         "transformers.pytorch_utils",
         "announced to go: a version that every torch has passed, and a list that RMSNorm classes enter",
-        is_torch_greater_or_equal_than_1_13=_constant(True),
+        is_torch_greater_or_equal_than_1_13=constant(True),
         ALL_LAYERNORM_LAYERS=list,
     ),
-    *_group("transformers.modeling_utils", "no longer re-exported", ALL_LAYERNORM_LAYERS=list),
-    *_group(
+    *group("transformers.modeling_utils", "no longer re-exported", ALL_LAYERNORM_LAYERS=list),
+    *group(
         "transformers.generation.logits_process",
         "merged into its base class",
-        LogitsWarper=_from("transformers", "LogitsProcessor"),
+        LogitsWarper=attribute("transformers", "LogitsProcessor"),
     ),
-    *_group(
+    *group(
         "transformers",
         "constrained beam search is gone; files import it for annotations",
-        BeamSearchScorer=_placeholder("BeamSearchScorer"),
-        DisjunctiveConstraint=_placeholder("DisjunctiveConstraint"),
+        BeamSearchScorer=placeholder("BeamSearchScorer"),
+        DisjunctiveConstraint=placeholder("DisjunctiveConstraint"),
     ),
-    *_group(
+    *group(
         "transformers.utils.model_parallel_utils",
         "the module is gone; for one model on several GPUs",
-        assert_device_map=_function(None),
-        get_device_map=_function(None),
+        assert_device_map=function(None),
+        get_device_map=function(None),
     ),
-    *_group(
+    *group(
         "transformers.deepspeed",
         "moved to transformers.integrations; for training",
-        is_deepspeed_zero3_enabled=_function(False),
+        is_deepspeed_zero3_enabled=function(False),
     ),
-    *_group(
-        "timm.models.layers",
-        "for InternViT's stochastic depth, which is for training; else it does nothing",
-        DropPath=_from("torch.nn", "Identity"),
-    ),
-    *_group(
-        "transformers_stream_generator",
-        "the package breaks on transformers >= 4.57; for chat_stream(), which an export never calls",
-        init_stream_support=_function(None),
-    ),
-    *_group(
-        "transformers_stream_generator.main",
-        "as above",
-        NewGenerationMixin=_placeholder("NewGenerationMixin"),
-        StreamGenerationConfig=_placeholder("StreamGenerationConfig"),
-    ),
-    *_group(
+    *group(
         "torch._C",
         "called at import (ChatGLM), they change TorchScript for the whole process, which the tracing shares",
         override=True,
-        _jit_set_profiling_mode=_function(None),
-        _jit_set_profiling_executor=_function(None),
-        _jit_override_can_fuse_on_cpu=_function(None),
-        _jit_override_can_fuse_on_gpu=_function(None),
+        _jit_set_profiling_mode=function(None),
+        _jit_set_profiling_executor=function(None),
+        _jit_override_can_fuse_on_cpu=function(None),
+        _jit_override_can_fuse_on_gpu=function(None),
     ),
 )
 
@@ -132,16 +85,20 @@ IMPORTING: tuple[StandIn, ...] = (
 HIDDEN: dict[str, str] = {"flash_attn": _NO_GPU, "xformers": _NO_GPU}
 
 
+def of_own_code(config_class: type) -> bool:
+    """Whether a configuration is read by modules of the checkpoint's, and not by those of a model of transformers'."""
+    return not any(c.__module__.startswith("transformers.models.") for c in config_class.__mro__)
+
+
 def _files_own(name: str, value: Any) -> Callable[[], Any]:
     """A method of PretrainedConfig that gives `value(kwargs)` for a checkpoint's own class, and does as ever for
-    transformers' classes, which a checkpoint may use for a part of itself."""
+    transformers' classes, which a checkpoint may use for a part of itself, and for those that extend them."""
 
     def make() -> Any:
         original = getattr(import_module("transformers").PretrainedConfig, name)
 
         def method(self: Any, **kwargs: Any) -> Any:
-            own = not type(self).__module__.startswith("transformers.")
-            return value(kwargs) if own else original(self, **kwargs)
+            return value(kwargs) if of_own_code(type(self)) else original(self, **kwargs)
 
         return method
 
@@ -149,33 +106,33 @@ def _files_own(name: str, value: Any) -> Callable[[], Any]:
 
 
 BUILDING: tuple[StandIn, ...] = (
-    *_group(
+    *group(
         "transformers:PretrainedConfig",
         "5.x rewrites rope_scaling (None becomes a dict, keys are added), which the files read as it was written",
         override=True,
         convert_rope_params_to_dict=_files_own("convert_rope_params_to_dict", lambda kwargs: kwargs),
         standardize_rope_params=_files_own("standardize_rope_params", lambda _: None),
     ),
-    *_group(
+    *group(
         "transformers:GenerationConfig",
         "5.x drops the keys that it names (use_cache, max_length, ...) from config.json, and the files read them",
         override=True,
-        _get_default_generation_params=_constant(staticmethod(dict)),
+        _get_default_generation_params=constant(staticmethod(dict)),
     ),
-    *_group(
+    *group(
         "transformers:PreTrainedModel",
         f"{_OVERWRITTEN}; and ties weights by a table that 4.x code writes as a list",
         override=True,
-        init_weights=_function(None),
-        get_expanded_tied_weights_keys=_function({}),
+        init_weights=function(None),
+        get_expanded_tied_weights_keys=function({}),
     ),
-    *_group("torch.nn:Linear", _OVERWRITTEN, override=True, reset_parameters=_function(None)),
-    *_group("torch.nn:Embedding", _OVERWRITTEN, override=True, reset_parameters=_function(None)),
-    *_group(
+    *group("torch.nn:Linear", _OVERWRITTEN, override=True, reset_parameters=function(None)),
+    *group("torch.nn:Embedding", _OVERWRITTEN, override=True, reset_parameters=function(None)),
+    *group(
         "torch.nn:Module",
         "skip_init (ChatGLM) makes modules on the meta device, then takes memory for weights and buffers alike",
         override=True,
-        to_empty=_constant(lambda self, **_: self),
+        to_empty=constant(lambda self, **_: self),
     ),
 )
 
@@ -198,15 +155,15 @@ def _to_legacy_cache(self: Any) -> tuple[tuple[Any, Any], ...]:
 
 
 RUNNING: tuple[StandIn, ...] = (
-    *_group("transformers:PreTrainedModel", "gone in 5.0", get_head_mask=_constant(_get_head_mask)),
-    *_group(
+    *group("transformers:PreTrainedModel", "gone in 5.0", get_head_mask=constant(_get_head_mask)),
+    *group(
         "transformers.cache_utils:DynamicCache",
         "the cache as tuples, gone in 5.0, and older names of its length",
-        from_legacy_cache=_constant(classmethod(_from_legacy_cache)),
-        to_legacy_cache=_constant(_to_legacy_cache),
-        __getitem__=_constant(lambda self, index: _to_legacy_cache(self)[index]),
-        get_usable_length=_constant(lambda self, _new, layer=0: self.get_seq_length(layer)),
-        seen_tokens=_constant(property(lambda self: self.get_seq_length())),
+        from_legacy_cache=constant(classmethod(_from_legacy_cache)),
+        to_legacy_cache=constant(_to_legacy_cache),
+        __getitem__=constant(lambda self, index: _to_legacy_cache(self)[index]),
+        get_usable_length=constant(lambda self, _new, layer=0: self.get_seq_length(layer)),
+        seen_tokens=constant(property(lambda self: self.get_seq_length())),
     ),
 )
 

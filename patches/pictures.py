@@ -16,7 +16,7 @@ from patches.attention import Attention, Source, Step
 
 
 @dataclass(frozen=True)
-class _Heads:
+class Heads:
     """patches.attention.Sizes, of attention among equal heads."""
 
     heads: int
@@ -34,7 +34,7 @@ class PictureAttention(Attention):
 
     def __init__(self, old: Any, sources: Mapping[str, Source]) -> None:
         super().__init__(old, sources)
-        self.sizes = _Heads(old.num_heads, old.head_dim, old.scale)
+        self.sizes = Heads(old.num_heads, old.head_dim, old.scale)
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
         return super().forward(hidden_states, Step(self.sizes))

@@ -19,6 +19,8 @@ class TowerSizes(Sizes, Protocol):
     def window(self) -> int: ...
     @property
     def deepstack(self) -> tuple[int, ...]: ...
+    @property
+    def table(self) -> int: ...
 
 
 class TowerAttention(Attention):
@@ -41,7 +43,7 @@ class Patches(nn.Module):
 
 
 class GridTower(nn.Module):
-    """Inputs and outputs of contract.graphs.vit, for a free grid of patches.
+    """Inputs and outputs of contract.towers.vit, for a free grid of patches.
 
     `tower`: Hugging Face's, on the meta device, with its attention swapped; its modules keep their names. cos and sin
     [places, D / 4] are looked up by row and by column.

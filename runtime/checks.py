@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from contract import graphs
+from contract import graphs, towers
 from contract.errors import UserError
-from contract.graphs import GraphSpec, TensorSpec, VisionGeometry
+from contract.graphs import GraphSpec, TensorSpec
 from runtime.half import STORAGE, Array
 from runtime.nets import PREFILL, contract
 
@@ -52,7 +52,7 @@ def fewer(spec: GraphSpec, given: Mapping[str, Array]) -> GraphSpec:
     names, features = {t.name for t in spec.inputs}, spec.outputs[0]
     sizes = (features.shape[1], count * rows // built, count, spec.inputs[0].shape[1], (0, 0))
     forms = (_REVERSE in names, "pos_idx" in names, len(spec.outputs) - 1)
-    return graphs.vit(VisionGeometry(*sizes, *forms, features.dtype))
+    return towers.vit(towers.VisionGeometry(*sizes, *forms, half=features.dtype))
 
 
 def token_ids(ids: object, vocab: int | None, where: str) -> list[int]:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from contract import graphs
+from contract import graphs, towers
 from contract.errors import UserError
-from contract.graphs import Geometry, GraphSpec, TensorSpec, VisionGeometry
+from contract.graphs import Geometry, GraphSpec, TensorSpec
 from contract.lora import LORA
 from runtime.half import Array
 
@@ -94,7 +94,7 @@ def describe(name: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSp
         wanted += [t.name for t in inputs if t.name.startswith(LORA)]
         inputs, outputs = _rename(inputs, wanted), _rename(outputs, [t.name for t in known.outputs])
     if kind == graphs.VIT:
-        features = graphs.vit(VisionGeometry(1, 1, deepstack=len(outputs) - 1)).outputs
+        features = towers.vit(towers.VisionGeometry(1, 1, deepstack=len(outputs) - 1)).outputs
         outputs = _rename(outputs, [t.name for t in features])
     return GraphSpec(name, kind, layer, tuple(inputs), tuple(outputs))
 

@@ -66,7 +66,7 @@ class Sight:
         assert self._tower
         if not pictures.grids:
             return [self._tower.rows] * len(pictures.pixels)
-        return [t * h * w // self._tower.merge**2 for t, h, w in pictures.grids]
+        return [self._tower.rows_of(grid) for grid in pictures.grids]
 
     def shown(self, ids: Sequence[int], past: int, pictures: Pictures | None) -> Shown | None:
         """What `ids` behind the first `past` show."""

@@ -19,10 +19,12 @@ VOCABULARY = 128  # the fewer tokens, the fewer near-ties
 
 @dataclass(frozen=True)
 class Tiny:
-    """`code`, `auto_map`, `config`: as of a RemoteTiny. `pictures`: preprocessor_config.json."""
+    """`remote`: code, configuration and weights. `pictures`: preprocessor_config.json. `tokens`: special ones that the
+    tokenizer has beside those of tests/vision_models.py."""
 
     remote: RemoteTiny
     pictures: dict[str, Any] = field(default_factory=dict)
+    tokens: tuple[str, ...] = ()
 
     @property
     def model_type(self) -> str:
@@ -110,7 +112,71 @@ INTERNVL_PICTURES = {
     "resample": 3,
     "size": SIDE,
 }
+# As published, but for the sizes, `image_token_id`, `drop_vision_last_layer` and `vision_batch_size`, which is 16.
+MINICPM = {
+    **{key: value for key, value in QWEN2.items() if key != "architectures"},
+    "_name_or_path": "openbmb/MiniCPM-V-2_6",
+    "version": 2.6,
+    "architectures": ["MiniCPMV"],
+    "model_type": "minicpmv",
+    "hidden_size": 256,
+    "intermediate_size": 256,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "batch_vision_input": True,
+    "drop_vision_last_layer": True,
+    "image_size": SIDE,
+    "image_token_id": VOCABULARY - 1,
+    "patch_size": 14,
+    "query_num": 8,
+    "slice_config": {"max_slice_nums": 9, "patch_size": 14, "model_type": "minicpmv"},
+    "slice_mode": True,
+    "vision_batch_size": 2,
+    "vision_config": {
+        "hidden_size": 64,
+        "image_size": 140,
+        "intermediate_size": 128,
+        "model_type": "siglip",
+        "num_attention_heads": 2,
+        "num_hidden_layers": 3,
+        "patch_size": 14,
+    },
+}
+MINICPM_PICTURES = {
+    "image_processor_type": "MiniCPMVImageProcessor",
+    "auto_map": {
+        "AutoProcessor": "processing_minicpmv.MiniCPMVProcessor",
+        "AutoImageProcessor": "image_processing_minicpmv.MiniCPMVImageProcessor",
+    },
+    "processor_class": "MiniCPMVProcessor",
+    "max_slice_nums": 9,
+    "scale_resolution": SIDE,
+    "patch_size": 14,
+    "use_image_id": True,
+    "image_feature_size": 8,
+    "im_start": "<image>",
+    "im_end": "</image>",
+    "slice_start": "<slice>",
+    "slice_end": "</slice>",
+    "unk": "<unk>",
+    "im_id_start": "<image_id>",
+    "im_id_end": "</image_id>",
+    "slice_mode": True,
+    "norm_mean": [0.5, 0.5, 0.5],
+    "norm_std": [0.5, 0.5, 0.5],
+    "version": 2.6,
+}
+MINICPM_TOKENS = ("</image>", "<slice>", "</slice>", "<image_id>", "</image_id>", "<unk>")
 CASES = {
+    "minicpmv": Tiny(
+        RemoteTiny(
+            "minicpmv",
+            ("configuration_minicpm.MiniCPMVConfig", "modeling_minicpmv.MiniCPMV"),
+            MINICPM,
+        ),
+        MINICPM_PICTURES,
+        MINICPM_TOKENS,
+    ),
     "internvl_chat": Tiny(RemoteTiny("internvl_chat", INTERNVL_CODE, INTERNVL), INTERNVL_PICTURES),
     "internvl_chat-qwen2": Tiny(
         RemoteTiny(
@@ -132,12 +198,15 @@ def make(name: str, folder: Path, **config: Any) -> Path:
 
 
 def write_processor(name: str, folder: Path, **config: Any) -> Path:
-    """What a checkpoint has beside weights and code, with tests/vision_models.py's tokenizer; and return `folder`."""
+    """What a checkpoint has beside weights and code, with tests/vision_models.py's tokenizer, to which it adds `tokens`
+    of its own; and return `folder`."""
     case = CASES[name]
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "config.json", {**case.remote.config, **config})
     _write(folder / "preprocessor_config.json", case.pictures)
-    vision_models.tokenizer().save_pretrained(folder)
+    tokenizer = vision_models.tokenizer()
+    tokenizer.add_tokens(list(case.tokens), special_tokens=True)
+    tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     _write(path, json.loads(path.read_text(encoding="utf-8")) | {"chat_template": CHATML})
     return folder

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from compile import toolchain
-from contract import graphs
+from contract import graphs, towers
 from exporters import spec as specs
 from tests import vision_models
 
@@ -80,6 +80,6 @@ def test_the_towers_tensors_are_llm_converts(name: str, converted: Converted) ->
     inputs, outputs = tensors(mlir.read_text(encoding="utf-8"))
     vision = specs.read(folder).vision
     assert vision
-    net = graphs.vit(vision.geometry(CASES[name][1])).as_onnx()
+    net = towers.vit(vision.geometry(CASES[name][1])).as_onnx()
     assert list(net.inputs) == inputs
     assert [t.shape for t in net.outputs] == outputs

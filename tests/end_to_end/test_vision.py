@@ -36,7 +36,7 @@ class Built:
         return next(self.folder.glob("*.bmodel"))
 
 
-@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl", "gemma3_image", "internvl_chat"])
+@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl", "gemma3_image", "internvl_chat", "minicpmv"])
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
     from patches import compat
 
@@ -81,7 +81,7 @@ def prompt(
     for (t, h, w), video in zip(grids, videos, strict=True):
         token = vision.video_token if video else vision.image_token
         assert token is not None
-        rows = [token] * (vision.rows or h * w // vision.merge**2)
+        rows = [token] * (vision.queries or vision.rows or h * w // vision.merge**2)
         for _ in range(t if vision.steps_apart else 1):
             ids += [*rows * (1 if vision.steps_apart else t), *(int(i) for i in drawn.integers(3, 100, 3))]
     if not grids:
@@ -136,6 +136,12 @@ FREE: dict[str, tuple[list[Grid], list[bool], float]] = {
     "a picture and a video": ([(1, 4, 4), (2, 4, 4)], [False, True], 2.0),
     "text": ([], [], 0.0),
 }
+SLICED: dict[str, tuple[list[Grid], list[bool], float]] = {
+    "one picture": ([(1, 8, 10)], [False], 0.0),
+    "a tall one": ([(1, 10, 3)], [False], 0.0),
+    "a whole and two slices": ([(1, 3, 4), (1, 7, 5), (1, 7, 5)], [False] * 3, 0.0),
+    "text": ([], [], 0.0),
+}
 FIXED: dict[str, tuple[list[Grid], list[bool], float]] = {
     "one picture": ([(1, 1, 1)], [False], 0.0),
     "two pictures": ([(1, 1, 1)] * 2, [False] * 2, 0.0),
@@ -143,11 +149,17 @@ FIXED: dict[str, tuple[list[Grid], list[bool], float]] = {
 }
 
 
+def shown(built: Built) -> dict[str, tuple[list[Grid], list[bool], float]]:
+    if built.vision.queries:
+        return SLICED
+    return FIXED if built.vision.picture else FREE
+
+
 def test_tokens_are_hugging_faces(built: Built) -> None:
     """One conversation after another on one engine, so that nothing of an earlier picture stays."""
     found = {}
     with Engine(built.bmodel, "bm1684x") as engine, engine.session() as session:
-        for name, (grids, videos, seconds) in (FIXED if built.vision.picture else FREE).items():
+        for name, (grids, videos, seconds) in shown(built).items():
             ids, pictures = prompt(built, grids, videos, seconds)
             found[name] = differences(built, ids, pictures, session)
     assert {name: faults for name, faults in found.items() if faults} == {}
@@ -155,15 +167,15 @@ def test_tokens_are_hugging_faces(built: Built) -> None:
 
 def test_a_second_turn_computes_what_is_new(built: Built) -> None:
     """The same picture again is not computed again; another one in its place is."""
-    grids, videos, seconds = next(iter((FIXED if built.vision.picture else FREE).values()))
+    grids, videos, seconds = next(iter(shown(built).values()))
     ids, pictures = prompt(built, grids, videos, seconds)
     assert pictures is not None
     other = Pictures(-pictures.pixels, pictures.grids, pictures.videos, pictures.seconds)
     with Engine(built.bmodel, "bm1684x") as engine, engine.session() as session, engine.session() as alone:
         longer = [*ids, 5, 6, 7]
-        fresh = [alone.prefill(longer, shown).logits for shown in (pictures, other)]
+        fresh = [alone.prefill(longer, seen).logits for seen in (pictures, other)]
         session.resume(ids, pictures)
-        again = [session.resume(longer, shown).logits for shown in (pictures, other)]
+        again = [session.resume(longer, seen).logits for seen in (pictures, other)]
     for found, own, others in zip(again, fresh, reversed(fresh), strict=True):
         # Prefill over a history rounds otherwise than prefill in one, by steps of bfloat16.
         assert float(np.abs(found - own).max()) < 0.05 * float(np.abs(own).max())
