@@ -26,7 +26,7 @@ def test_a_model_too_large_for_memory_gives_the_same_states(
     monkeypatch.setattr(reference, "MEMORY_SHARE", 1e-5)
     found = run(folder)
     monkeypatch.undo()
-    model, in_memory = reference._load(folder, QWEN2, str(tmp_path))
+    model, in_memory = reference._load(folder, QWEN2, spec.read(folder), str(tmp_path))
     assert in_memory
     with torch.no_grad():
         whole = reference._observe(model, QWEN2, found.prompt, found.forced, [found.prompt + found.forced], None)
