@@ -54,6 +54,7 @@ PUBLISHED = {
         {"size": {"height": 448, "width": 448}, "min_patches": 1, "max_patches": 12},
     ),
     "minicpmv": Published("MiniCPMVProcessor", "slices"),
+    "minicpmo": Published("MiniCPMOProcessor", "slices"),
     "gemma3": Published("Gemma3Processor", "Gemma3ImageProcessorPil"),
     "llava": Published("LlavaProcessor", "CLIPImageProcessorPil"),
     "janus": Published("JanusProcessor", "JanusImageProcessorPil"),

@@ -59,9 +59,9 @@ class Own:
 def find(folder: Path, max_pixels: int | None = None) -> Own | None:
     """Of the checkpoint or config in `folder`; None where transformers prepares its pictures by itself. UserError for
     settings that are not known here."""
-    config = _read(folder / "config.json")
+    config = read(folder / "config.json")
     known = KNOWN.get(config.get("model_type", ""))
-    return known(config, _read(folder / "preprocessor_config.json"), max_pixels) if known else None
+    return known(config, read(folder / "preprocessor_config.json"), max_pixels) if known else None
 
 
 def _intern(config: Settings, pictures: Settings, max_pixels: int | None) -> Own:
@@ -166,10 +166,12 @@ class Slicing:
 KNOWN: dict[str, Callable[[Settings, Settings, int | None], Own]] = {
     "internvl_chat": _intern,
     "minicpmv": _minicpm,
+    "minicpmo": _minicpm,
 }
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
+    """A JSON file of a checkpoint, {} where it is not there. UserError for what is not JSON."""
     try:
         found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError as error:

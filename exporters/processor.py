@@ -6,7 +6,6 @@ need torchvision, and exporters.frames stands in for them. No code of the folder
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ from contract.errors import UserError
 from contract.vision import Pictures, Prompt
 from exporters import own_processors
 from exporters import tokenizer as tokenizers
-from exporters.own_processors import Own
+from exporters.own_processors import Own, read
 from exporters.pictures import Video
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ Message = dict[str, Any]
 
 def shows_pictures(folder: Path) -> bool:
     """Whether the checkpoint or config in `folder` prepares pictures."""
-    return (folder / "preprocessor_config.json").is_file() or "image_processor" in _read(folder / _NAMED_IN[0])
+    return (folder / "preprocessor_config.json").is_file() or "image_processor" in read(folder / _NAMED_IN[0])
 
 
 def load(folder: Path, max_pixels: int | None = None) -> Processor:
@@ -60,7 +59,7 @@ def parts(folder: Path, max_pixels: int | None) -> tuple[Any, Any, Frames | None
 
     if own := own_processors.find(folder, max_pixels):
         return own.processor, own.images, None
-    name = next((found for file in _NAMED_IN if (found := _read(folder / file).get("processor_class"))), None)
+    name = next((found for file in _NAMED_IN if (found := read(folder / file).get("processor_class"))), None)
     kind = processor_class_from_name(name or _usual(folder) or "")
     if not shows_pictures(folder) or kind is None:
         what = f"the processor {name} is not one of transformers'" if name else "no processor for pictures in here"
@@ -229,11 +228,3 @@ def _split(pixels: Any, grids: Any) -> Iterable[tuple[Any, tuple[int, int, int]]
         t, h, w = (int(n) for n in grid)
         yield np.asarray(pixels)[start : start + t * h * w], (t, h, w)
         start += t * h * w
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
-        raise UserError(f"not JSON ({error})", str(path), "fetch the checkpoint's file again") from error
-    return found if isinstance(found, dict) else {}

@@ -49,6 +49,8 @@ DEFAULTS_OF_4: dict[str, Any] = {
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 # Switches of kernels that need a GPU.
 OFF = ("use_flash_attn", "use_cache_quantization", "use_cache_kernel")
+# Switches of parts that no net is made of: MiniCPM-o's, for what it hears and says.
+LEFT_OUT = ("init_audio", "init_tts")
 # Buffers that older releases saved with the weights; later files compute them.
 STALE = re.compile(r"(rotary_emb|rotary_pos_emb)\.inv_freq$|\.(masked_)?bias$|position_ids$")
 
@@ -179,7 +181,7 @@ def _complete(config: Any, values: dict[str, Any], dtype: torch.dtype) -> None:
     for name, precision in PRECISIONS.items():
         if hasattr(config, name):
             setattr(config, name, precision == dtype)
-    for name in OFF:
+    for name in (*OFF, *LEFT_OUT):
         if hasattr(config, name):
             setattr(config, name, False)
     for name, part in list(vars(config).items()):

@@ -16,7 +16,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from patches.packages import PACKAGES
+from patches.packages import ASKED_FOR, PACKAGES
 from patches.stand_in import StandIn, attribute, constant, function, group, placeholder
 
 ABSENT = object()
@@ -55,8 +55,9 @@ IMPORTING: tuple[StandIn, ...] = (
     ),
     *group(
         "transformers",
-        "constrained beam search is gone; files import it for annotations",
+        "constrained beam search is gone, and a base class merged into its own; files import them for annotations",
         BeamSearchScorer=placeholder("BeamSearchScorer"),
+        LogitsWarper=attribute("transformers", "LogitsProcessor"),
         DisjunctiveConstraint=placeholder("DisjunctiveConstraint"),
     ),
     *group(
@@ -64,6 +65,11 @@ IMPORTING: tuple[StandIn, ...] = (
         "the module is gone; for one model on several GPUs",
         assert_device_map=function(None),
         get_device_map=function(None),
+    ),
+    *group(
+        "transformers.models.whisper.modeling_whisper",
+        "gone in 5.0; for what MiniCPM-o hears, of which no net is made",
+        WHISPER_ATTENTION_CLASSES=dict,
     ),
     *group(
         "transformers.deepspeed",
@@ -126,6 +132,12 @@ BUILDING: tuple[StandIn, ...] = (
         init_weights=function(None),
         get_expanded_tied_weights_keys=function({}),
     ),
+    *group(
+        "transformers:AutoProcessor",
+        "MiniCPM-o's constructor fetches one for chat(), which an export never calls",
+        override=True,
+        from_pretrained=constant(lambda *_, **__: None),
+    ),
     *group("torch.nn:Linear", _OVERWRITTEN, override=True, reset_parameters=function(None)),
     *group("torch.nn:Embedding", _OVERWRITTEN, override=True, reset_parameters=function(None)),
     *group(
@@ -187,6 +199,10 @@ def installed(records: Sequence[StandIn]) -> Iterator[None]:
 @contextmanager
 def importing() -> Iterator[None]:
     """For the import of a checkpoint's own files."""
+    utils: Any = import_module("transformers.utils.import_utils")
+    for package in ASKED_FOR:  # it remembers the answer, which must not be a stand-in
+        getattr(utils, f"is_{package}_available")()
+    import_module("transformers.processing_utils")  # puts another `transformers` into sys.modules, once
     with installed(IMPORTING), _without_warnings(), ExitStack() as stack:
         for name in HIDDEN:
             for present in [m for m in sys.modules if m == name or m.startswith(f"{name}.")]:

@@ -6,6 +6,8 @@ from patches.stand_in import StandIn, attribute, constant, function, group, plac
 
 _AUDIO = "for what MiniCPM-o hears and says, of which no net is made"
 
+# Those after which transformers looks itself.
+ASKED_FOR = ("librosa", "soundfile", "timm", "torchvision", "torchvision_v2")
 PACKAGES: tuple[StandIn, ...] = (
     *group(
         "timm.models.layers",

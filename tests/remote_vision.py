@@ -20,11 +20,13 @@ VOCABULARY = 128  # the fewer tokens, the fewer near-ties
 @dataclass(frozen=True)
 class Tiny:
     """`remote`: code, configuration and weights. `pictures`: preprocessor_config.json. `tokens`: special ones that the
-    tokenizer has beside those of tests/vision_models.py."""
+    tokenizer has beside those of tests/vision_models.py. `beside`: tensors of parts that are left out, by their shapes.
+    """
 
     remote: RemoteTiny
     pictures: dict[str, Any] = field(default_factory=dict)
     tokens: tuple[str, ...] = ()
+    beside: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def model_type(self) -> str:
@@ -167,6 +169,22 @@ MINICPM_PICTURES = {
     "version": 2.6,
 }
 MINICPM_TOKENS = ("</image>", "<slice>", "</slice>", "<image_id>", "</image_id>", "<unk>")
+# What differs in MiniCPM-o's file; of its parts that hear and speak, a few keys.
+OMNI = {
+    "_name_or_path": "openbmb/MiniCPM-o-2_6",
+    "version": "2.6",
+    "architectures": ["MiniCPMO"],
+    "model_type": "minicpmo",
+    "init_vision": True,
+    "init_audio": True,
+    "init_tts": True,
+    "audio_pool_step": 2,
+    "audio_chunk_length": 1.0,
+    "stream_input": True,
+    "audio_config": {"model_type": "whisper", "d_model": 64, "encoder_layers": 2, "encoder_ffn_dim": 128},
+    "tts_config": {"model_type": "conditional_chattts", "llm_dim": 256},
+}
+SOUND = {"apm.conv1.weight": (64, 80, 3), "audio_projection_layer.linear1.bias": (32,), "tts.emb_text.weight": (9, 8)}
 CASES = {
     "minicpmv": Tiny(
         RemoteTiny(
@@ -176,6 +194,12 @@ CASES = {
         ),
         MINICPM_PICTURES,
         MINICPM_TOKENS,
+    ),
+    "minicpmo": Tiny(
+        RemoteTiny("minicpmv", ("configuration_minicpm.MiniCPMOConfig", "modeling_minicpmo.MiniCPMO"), MINICPM | OMNI),
+        MINICPM_PICTURES | {"processor_class": "MiniCPMOProcessor"},
+        MINICPM_TOKENS,
+        SOUND,
     ),
     "internvl_chat": Tiny(RemoteTiny("internvl_chat", INTERNVL_CODE, INTERNVL), INTERNVL_PICTURES),
     "internvl_chat-qwen2": Tiny(
@@ -193,8 +217,18 @@ def make(name: str, folder: Path, **config: Any) -> Path:
     """Write the checkpoint of a case into `folder`, without a tokenizer, and return it; `config` changes the case."""
     case = CASES[name]
     remote_models.write(case.remote, folder, **config)
+    if case.beside:
+        _add(folder / "model.safetensors", case.beside)
     _write(folder / "preprocessor_config.json", case.pictures)
     return folder
+
+
+def _add(weights: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    others = {name: torch.ones(shape) for name, shape in shapes.items()}
+    save_file(load_file(weights) | others, weights, metadata={"format": "pt"})
 
 
 def write_processor(name: str, folder: Path, **config: Any) -> Path:

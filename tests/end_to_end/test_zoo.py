@@ -31,7 +31,11 @@ VOCABULARY = {"vocab_size": 128, "padded_vocab_size": 128}
 CHIP_ONLY = ("f16",)
 CASES = [*tiny.CASES, *remote_models.CASES, *vision_models.CASES, *remote_vision.CASES]
 # The largest picture where the grid is free: small, and larger than the ladder's own, so that a launch has padding.
-PIXELS = {"qwen2_vl": "112,168", "qwen2_5_vl": "112,168", "qwen3_vl": "128,192", "minicpmv": "112,140"}
+PIXELS = {
+    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl"), "112,168"),
+    **dict.fromkeys(("minicpmv", "minicpmo"), "112,140"),
+    "qwen3_vl": "128,192",
+}
 Make = Callable[[str], tuple[Path, Path]]
 Record = Callable[[str, object], None]
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from contract import vision
 from contract.errors import UserError
-from exporters import count, processor, spec
+from exporters import count, processor, remote, spec
 from tests import real_code, remote_vision, vision_models
 from tests.exporters.test_processor import TEXT, Case, image_part, picture
 
@@ -145,6 +145,17 @@ def test_smaller_slices_are_made_for_a_smaller_tower(minicpm: Path) -> None:
     made = processor.load(minicpm, 28 * 28).prompt(Case([image_part(500, 505), TEXT]).messages()).pictures
     assert made is not None
     assert set(made.grids) == {(1, 2, 2)}
+
+
+def test_what_hears_and_speaks_is_left_out(tmp_path: Path) -> None:
+    folder = remote_vision.make("minicpmo", tmp_path)
+    with pytest.warns(UserWarning, match="apm.conv1.weight and 1 more: not a weight of the model, left out"):
+        model = remote.load_whole(folder)
+    assert {name.partition(".")[0] for name, _ in model.named_parameters()} == {"llm", "vpm", "resampler"}
+    written = remote_vision.write_processor("minicpmo", tmp_path / "processor")
+    made = processor.load(written).prompt(Case([image_part(90, 190), TEXT]).messages()).pictures
+    assert made is not None
+    assert len(made.grids) == 7
 
 
 def test_text_that_looks_like_a_picture_is_refused(minicpm: Path) -> None:

@@ -57,7 +57,7 @@ PUBLISHED = {
     **{"stories15m": 0.0152, "lwm-text-chat": 6.74, "starcoder": 15.5, "phi-3-mini": 3.82, "phi-4-mini": 3.84},
     "janus-pro-1b": 1.96,  # without what makes pictures
     **{"deepseek-v2-lite": 15.7, "falcon-40b": 41.3, "qwen-72b": 72.3, "minicpm3-4b": 4.07, "gemma2-2b": 2.61},
-    "minicpm-v-2.6": 8.1,
+    **{"minicpm-v-2.6": 8.1, "minicpm-o-2.6": 8.1},  # the second without what hears and speaks
 }
 
 

@@ -60,25 +60,15 @@ class ConditionalChatTTSConfig(PretrainedConfig):
         self.attn_implementation = attn_implementation
 
 
-class MiniCPMOConfig(Qwen2Config):
-    """MiniCPM-o 2.6's, whose file has the same name (see modeling_minicpmo.py)."""
+class MiniCPMOConfig(MiniCPMVConfig):
+    """MiniCPM-o 2.6's, whose own file of this name says all that MiniCPM-V's says again (see modeling_minicpmo.py)."""
 
     model_type = "minicpmo"
-    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012
 
     def __init__(
         self,
-        use_cache=True,
-        query_num=64,
-        image_size=448,
-        drop_vision_last_layer=True,
-        batch_vision_input=True,
-        slice_config=None,
-        vision_config=None,
         audio_config=None,
         tts_config=None,
-        use_image_id=True,
-        vision_batch_size=16,
         audio_pool_step=5,
         audio_chunk_length=1.0,
         stream_input=False,
@@ -87,23 +77,12 @@ class MiniCPMOConfig(Qwen2Config):
         init_tts=True,
         **kwargs,
     ):
-        self.use_cache = use_cache
-        self.query_num = query_num
-        self.image_size = image_size
-        self.drop_vision_last_layer = drop_vision_last_layer
-        self.batch_vision_input = batch_vision_input
-        self.use_image_id = use_image_id
-        self.vision_batch_size = vision_batch_size
         self.audio_pool_step = audio_pool_step
         self.audio_chunk_length = audio_chunk_length
         self.stream_input = stream_input
         self.init_vision = init_vision
         self.init_audio = init_audio
         self.init_tts = init_tts
-        self.slice_config = MiniCPMVSliceConfig(**(slice_config or {"max_slice_nums": 1}))
-        self.slice_mode = True
-        self.vision_config = SiglipVisionConfig(**(vision_config or {}))
         self.audio_config = WhisperConfig(**(audio_config or {}))
         self.tts_config = ConditionalChatTTSConfig(**(tts_config or {}))
-        self.patch_size = self.vision_config.patch_size
         super().__init__(**kwargs)
