@@ -13,7 +13,7 @@ import pytest
 from compile import toolchain
 from contract import graphs, towers
 from exporters import spec as specs
-from tests import vision_models
+from tests import remote_vision, vision_models
 
 pytestmark = [
     pytest.mark.toolchain,
@@ -23,10 +23,17 @@ INPUT = re.compile(r'"top\.Input"\((%arg\d+)\).*loc\((#loc\d+)\)')
 TYPES = {"f32": "float32", "si32": "int32"}
 # What their code takes for granted: heads of 80 in the tower, and a key of older files.
 QWEN = {"vision_config": {"hidden_size": 160, "in_chans": 3}}
+# What it asks config.json for and the published one leaves to its class; it knows no tower without its last layer.
+MINICPM = remote_vision.MINICPM["vision_config"] | {
+    "layer_norm_eps": 1e-6,
+    "num_channels": 3,
+    "hidden_act": "gelu_pytorch_tanh",
+}
 CASES = {
     "qwen2_vl": ({"vision_config": {"embed_dim": 160, "in_chans": 3}}, (84, 56)),
     "qwen2_5_vl": (QWEN, (84, 56)),
     "qwen3_vl": ({}, (96, 64)),
+    "minicpmv": ({"vision_config": MINICPM, "drop_vision_last_layer": False}, (112, 140)),
 }
 Converted = Callable[[str], tuple[Path, Path]]
 
@@ -37,7 +44,10 @@ def converted(tmp_path: Path) -> Converted:
 
     def run(name: str) -> tuple[Path, Path]:
         changes, size = CASES[name]
-        folder = vision_models.make(name, tmp_path / "checkpoint", "bfloat16", **changes)
+        if name in remote_vision.CASES:
+            folder = remote_vision.make(name, tmp_path / "checkpoint", **changes)
+        else:
+            folder = vision_models.make(name, tmp_path / "checkpoint", "bfloat16", **changes)
         environment = toolchain.find().runner.environment()
         tool = shutil.which("llm_convert.py", path=environment["PATH"])
         assert tool
