@@ -81,8 +81,8 @@ def checkpoint(folder: Path, config: Mapping[str, Any], random: bool, seed: int 
     text += b" " * (-len(text) % 8)
     with (folder / "model.safetensors").open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for name, shape in tensors(config) if random else ():
-            file.write(_random(shape, name.endswith("norm.weight"), seed))
+        for number, (name, shape) in enumerate(tensors(config) if random else ()):  # equal layers would be stored once
+            file.write(_random(shape, name.endswith("norm.weight"), (seed, number)))
         file.truncate(8 + len(text) + end)
     return folder
 
@@ -106,10 +106,10 @@ def tensors(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield "lm_head.weight", (config["vocab_size"], hidden)
 
 
-def _random(shape: tuple[int, ...], norm: bool, seed: int) -> bytes:
+def _random(shape: tuple[int, ...], norm: bool, seed: tuple[int, int]) -> bytes:
     import numpy as np
 
-    values = 0.02 * np.random.default_rng([seed, *shape]).standard_normal(shape, np.float32) + norm
+    values = 0.02 * np.random.default_rng(seed).standard_normal(shape, np.float32) + norm
     return (values.view(np.uint32) >> 16).astype(np.uint16).tobytes()  # bfloat16 is float32's upper half
 
 
