@@ -38,7 +38,7 @@ class Block(nn.Module):
     `rotary`: cos and sin [rows, size], looked up by position, so position_ids is a real input. `stretch` [rows, 1]:
     factors on q, looked up likewise. `mask`: what else decides which positions are seen (patches.positions).
     `positions` [S, H]: learned positions, added to the input. `columns` [axes, size]: 1 where an axis of M-RoPE turns a
-    column of the tables, else 0. `lora`: paths of the layer's LowRank modules.
+    column of the tables, which are halves then, else 0. `lora`: paths of the layer's LowRank modules.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Block(nn.Module):
         self.register_buffer("cos", rotary and rotary[0])
         self.register_buffer("sin", rotary and rotary[1])
         self.register_buffer("stretch", stretch)
-        self.chosen = None if columns is None else Chosen(columns)
+        self.chosen = None if columns is None else nn.ModuleList(Chosen(columns) for _ in ("cos", "sin"))
         self.positions = positions if positions is None else nn.Parameter(positions, requires_grad=False)
         # Every block of the contract takes position_ids; where a layer has no use for them, they look up zeros.
         unused = rotary is None and mask is None and positions is None
@@ -81,7 +81,8 @@ class Block(nn.Module):
         step = Step(self.sizes, attention_mask, position_ids, history_k=history_k, history_v=history_v)
         if self.cos is not None:
             found = look_up(position_ids, self.cos), look_up(position_ids, self.sin)  # type: ignore[arg-type]
-            step.rotary = found if self.chosen is None else (self.chosen(found[0]), self.chosen(found[1]))
+            step.rotary = found if self.chosen is None else (self.chosen[0](found[0]), self.chosen[1](found[1]))
+            step.turned_last = self.chosen is not None
         if self.stretch is not None:
             step.stretch = look_up(position_ids, self.stretch)  # type: ignore[arg-type]
         if self.mask is not None:

@@ -31,13 +31,15 @@ def attention(
     order: Callable[[Any], str] = lambda spec: "plain",
     pairs: Callable[[Any], int] = lambda spec: 0,
     norms: tuple[str, ...] = (),
+    q_apart: bool = False,
     to: str = "patches.attention:Attention",
 ) -> Swap:
     """Attention with heads of one size, of a decoder or a tower, its projections at `parts`: three, or one that joins
     them (exporters.rows).
 
     `norms`: the norms of q and of k, where the model has them. One device: q, k and v from one matmul, or, with
-    norms, q apart. Several: three matmuls, which the compiler splits, where it would replicate a joint one.
+    norms or `q_apart`, q from its own. Several: three matmuls, which the compiler splits, where it would replicate a
+    joint one.
     """
 
     def sources(spec: DecoderSpec | VisionSpec, devices: int) -> Mapping[str, Source]:
@@ -45,7 +47,7 @@ def attention(
         q, k, v = heads.q(), heads.k(), heads.v()
         if devices > 1:
             made = {"q": q, "k": k, "v": v}
-        elif norms:
+        elif norms or q_apart:
             made = {"q": q, "kv": (*k, *v)}
         else:
             made = {"qkv": (*q, *k, *v)}

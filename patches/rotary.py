@@ -30,28 +30,30 @@ def by_layer_type(module: Any, layer_type: str, length: int) -> Tables:
 
 
 def by_axis(module: Any, layer_type: str, length: int) -> Tables:
-    """M-RoPE: positions [3, 1, length], here alike in time, height and width, as in text."""
+    """M-RoPE: positions [3, 1, length], here alike in time, height and width, as in text. The first half of the
+    columns, which the second repeats (`Chosen`)."""
     cos, sin = module(torch.zeros(1), torch.arange(length)[None, None].expand(3, -1, -1))
-    return cos.reshape(length, -1), sin.reshape(length, -1)
+    half = cos.shape[-1] // 2
+    return cos.reshape(length, -1)[:, :half], sin.reshape(length, -1)[:, :half]
 
 
 def columns_by_axis(module: Any) -> torch.Tensor:
-    """M-RoPE: which axis turns which columns of the tables, float32 [3, size], 1 or 0: a column's sine is not 0 where
-    its own axis alone stands at position 1."""
+    """M-RoPE: which axis turns which columns of `by_axis`, float32 [3, size / 2], 1 or 0: a column's sine is not 0
+    where its own axis alone stands at position 1."""
     alone = torch.eye(3, dtype=torch.long)[..., None]  # [position of each axis, sequence, 1]
     sine: torch.Tensor = module(torch.zeros(1), alone)[1]
-    return (sine[:, 0] != 0).float()
+    return (sine[:, 0, : sine.shape[-1] // 2] != 0).float()
 
 
 class Chosen(nn.Module):
-    """M-RoPE: rows of a table for each axis, [axes, T, size], to the one [1, T, size] that has of each its own columns.
-    `columns` as by `columns_by_axis`.
+    """M-RoPE: rows of a table for each axis, [axes, T, size / 2], to the one [1, T, size] that has of each its own
+    columns, twice. `columns` as by `columns_by_axis`.
 
     Columns that lie in a few blocks (Qwen2-VL) are cut out, which needs no table of its own; those that take turns
-    (Qwen3-VL) are added up, one by one: a sum over the axes takes 80,000 cycles more at 1024 positions.
+    (Qwen3-VL) are added up, one by one: a sum over the axes takes 80,000 cycles more at 1024 positions. Each axis has a
+    buffer of its own, and each table its own module: of weights that are sliced, or used twice, the compiler makes
+    others, and layers would not share their mlir (compile.rebind).
     """
-
-    columns: torch.Tensor | None
 
     def __init__(self, columns: torch.Tensor) -> None:
         super().__init__()
@@ -59,13 +61,17 @@ class Chosen(nn.Module):
         starts = [i for i, owner in enumerate(owners) if i == 0 or owner != owners[i - 1]]
         ends = [*starts[1:], len(owners)]
         self.blocks = [(owners[start], start, end) for start, end in zip(starts, ends, strict=True)]
-        self.register_buffer("columns", columns[:, None] if len(starts) > 2 * len(columns) else None)
+        self.turns = len(starts) > len(columns)
+        for axis, own in enumerate(columns if self.turns else ()):
+            self.register_buffer(f"columns_{axis}", own[None, None])
 
     def forward(self, found: torch.Tensor) -> torch.Tensor:
-        if self.columns is not None:
-            first, *others = (found[i : i + 1] * self.columns[i : i + 1] for i in range(len(self.columns)))
-            return sum(others, first)
-        return torch.cat([found[axis : axis + 1, :, start:end] for axis, start, end in self.blocks], dim=-1)
+        if self.turns:
+            first, *others = (found[i : i + 1] * getattr(self, f"columns_{i}") for i in range(found.shape[0]))
+            half = sum(others, first)
+        else:
+            half = torch.cat([found[axis : axis + 1, :, start:end] for axis, start, end in self.blocks], dim=-1)
+        return torch.cat([half, half], dim=-1)
 
 
 def complex_pairs(module: Any, layer_type: str, length: int) -> Tables:
