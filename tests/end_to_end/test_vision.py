@@ -155,6 +155,13 @@ def shown(built: Built) -> dict[str, tuple[list[Grid], list[bool], float]]:
     return FIXED if built.vision.picture else FREE
 
 
+@pytest.mark.parametrize("built", ["qwen2_5_vl", "qwen3_vl"], indirect=True)
+def test_layers_share_one_transform(built: Built) -> None:
+    logs = {path.name: path.read_text(encoding="utf-8") for path in built.folder.glob("logs/*")}
+    assert any("block_cache_1" in name for name in logs)
+    assert [name for name, text in logs.items() if "transformed by itself" in text] == []
+
+
 def test_tokens_are_hugging_faces(built: Built) -> None:
     """One conversation after another on one engine, so that nothing of an earlier picture stays."""
     found = {}
