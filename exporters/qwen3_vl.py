@@ -9,7 +9,6 @@ from typing import Any
 
 from exporters import qwen3, qwen_vl
 from exporters.architecture import Architecture
-from exporters.parts import attention
 from exporters.spec import DecoderSpec
 from exporters.vision import VisionSpec
 
@@ -47,7 +46,7 @@ ARCHITECTURE: Architecture = replace(
     qwen_vl.ARCHITECTURE,
     model_types=("qwen3_vl",),
     layer_weights=qwen3.ARCHITECTURE.layer_weights,
-    swaps=(attention(norms=("q_norm", "k_norm"), to=qwen_vl.PAIRED),),
+    swaps=qwen3.ARCHITECTURE.swaps,
     stored=(),
     read=read,
 )

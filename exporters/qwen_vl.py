@@ -62,8 +62,6 @@ def tower(config: dict[str, Any]) -> VisionSpec:
     )
 
 
-PAIRED = "patches.attention:PairedAttention"  # with M-RoPE's tables, 3 % less of a prefill block's cycles in bf16
-
 VISION = Vision(
     root="model.visual",
     module="patches.towers:GridTower",
@@ -73,7 +71,7 @@ VISION = Vision(
 ARCHITECTURE = Architecture(
     model_types=("qwen2_vl", "qwen2_5_vl"),
     layer_weights=qwen2.ARCHITECTURE.layer_weights,
-    swaps=(attention(q_apart=True, to=PAIRED),),
+    swaps=(attention(q_apart=True),),
     embed="model.language_model.embed_tokens",
     layers="model.language_model.layers",
     norm="model.language_model.norm",
