@@ -98,9 +98,11 @@ def make_plan(
     build = _Build(recipe, spec, str(model_dir.absolute()), options, nets, trust, grid)
     tables = () if options.route == vendor.ROUTE else build.table_templates()
     host = (build.table(geometry.half),) if options.host_embedding else ()
-    making = (build.trace(), build.parity(), *host, *tables, *build.making(), build.combine(f"{folder.name}.bmodel"))
+    parts = sum(map(build.kept, build.groups()))
+    whole = build.combine(f"{folder.name}.bmodel", parts)
+    making = (build.trace(), build.parity(), *host, *tables, *build.making(), whole)
     room = estimate.room(spec, grid)
-    kept = estimate.references(spec, options.seq_length, options.history) + sum(map(build.kept, build.groups()))
+    kept = estimate.references(spec, options.seq_length, options.history) + parts
     disk = estimate.disk(making, kept, room)
     return Plan(folder, making, nets, disk, folder.parent / STORE, room)
 
@@ -275,9 +277,11 @@ class _Build:
         disk = self.kept(group)
         return Step(join_step(group), (command, normalise(made)), files, (made,), COMPILER, 2**28 + disk, disk)
 
-    def combine(self, bmodel: str) -> Step:
+    def combine(self, bmodel: str, size: int) -> Step:
+        """One bmodel of all, which are of `size` bytes together."""
         files = tuple(dict.fromkeys(map(bmodel_file, deploy.combine_order(self.nets))))
         command = deploy.combine(tuple(f"../{file}" for file in files), bmodel)
         # The table is none of its inputs, but what stands before it looks at all that is published (cli.link).
         table = (f"{TABLE}/{graphs.EMBEDDING_FILE}",) if self.options.host_embedding else ()
-        return Step(COMBINE, (command, normalise(bmodel)), (*files, *table), (bmodel,), COMPILER, 2**30)
+        commands, memory = (command, normalise(bmodel)), estimate.combine_memory(size)
+        return Step(COMBINE, commands, (*files, *table), (bmodel,), COMPILER, memory)

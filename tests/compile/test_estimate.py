@@ -90,6 +90,14 @@ def test_disk_grows_with_the_model_and_its_bits_and_with_what_is_kept() -> None:
     assert 2 * checkpoint < large.keeping().disk < 6 * checkpoint
 
 
+def test_the_whole_is_held_while_it_is_combined() -> None:
+    for name in ("qwen2.5-7b", "qwen2-72b"):
+        combine, (read, spec) = recipe_plan(name, mode="int4").steps[-1], recipe_and_spec(name)
+        assert combine.name == "combine"
+        size = estimate.bmodel_bytes(read, spec, "int4", 512, read.group_size)
+        assert combine.memory == pytest.approx(1.4 * size, rel=0.1)
+
+
 def test_the_room_is_what_is_promised_but_for_large_tables() -> None:
     for name, checkpoints in (("qwen2.5-7b", 1.3), ("qwen2.5-0.5b", 1.3), ("gemma3-1b", 1.355)):
         spec = recipe_and_spec(name)[1]
