@@ -18,6 +18,7 @@ from compile import estimate, quantization
 from compile.footprint import Footprint, footprint
 from compile.history import Facts, History
 from compile.names import group_of
+from compile.plan import COMBINE
 from compile.report import PASSES
 from compile.steps import Plan, Step
 from contract import graphs
@@ -111,7 +112,7 @@ def _usual(step: Step, plan: Plan, spec: DecoderSpec) -> float:
 
 def _schedule(steps: Sequence[Step], seconds: Mapping[str, float], jobs: int, available: int) -> tuple[float, int]:
     """Seconds until all are done, and bytes of those that ran at once, as compile.executor admits them. A step that
-    could take more than there is runs alone, and keeps the rest on disk (exporters.parity)."""
+    could take more than there is runs alone, and if it is ours keeps the rest on disk (exporters.parity)."""
     waiting, done, clock, peak = list(steps), set[str](), 0.0, 0
     running: list[tuple[float, str, int]] = []
     while waiting or running:
@@ -121,7 +122,8 @@ def _schedule(steps: Sequence[Step], seconds: Mapping[str, float], jobs: int, av
             if len(running) < jobs and fits and done.issuperset(step.needs):
                 heapq.heappush(running, (clock + seconds[step.name], step.name, step.memory))
                 waiting.remove(step)
-        peak = max(peak, min(available, sum(memory for *_, memory in running)))
+        firm = sum(memory for _, name, memory in running if name == COMBINE)  # by the vendor's tool
+        peak = max(peak, firm, min(available, sum(memory for *_, memory in running)))
         clock, name, _ = heapq.heappop(running)
         done.add(name)
     return clock, peak
