@@ -113,18 +113,28 @@ def _random(shape: tuple[int, ...], norm: bool, seed: tuple[int, int]) -> bytes:
     return (values.view(np.uint32) >> 16).astype(np.uint16).tobytes()  # bfloat16 is float32's upper half
 
 
+# Linux counts what a process was before it became another program: started by a large one, all would look as large.
+_MEASURE = """
+import json, resource, subprocess, sys
+code = subprocess.call(sys.argv[2:])
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+with open(sys.argv[1], "w") as file:
+    json.dump([used.ru_utime + used.ru_stime, used.ru_maxrss * 1024], file)
+sys.exit(code != 0)
+"""
+
+
 def cost(command: list[str], cwd: Path, env: Mapping[str, str] | None = None) -> Cost:
     """Run it. RuntimeError with its last line where it fails."""
-    with tempfile.TemporaryFile() as log:
+    with tempfile.TemporaryFile() as log, tempfile.NamedTemporaryFile("r") as used:
         start = time.monotonic()
-        process = subprocess.Popen(command, cwd=cwd, env=env, stdout=log, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
+        measured = [sys.executable, "-c", _MEASURE, used.name, *command]
+        if subprocess.run(measured, cwd=cwd, env=env, stdout=log, stderr=subprocess.STDOUT, check=False).returncode:
             log.seek(0)
             last = log.read().decode(errors="replace").strip().splitlines()[-1:]
             raise RuntimeError(f"{' '.join(command[:4])} failed: {''.join(last)}")
-    return Cost(time.monotonic() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+        took = time.monotonic() - start
+        return Cost(took, *json.load(used))
 
 
 def export(model: Path, config: Mapping[str, Any], work: Path) -> tuple[int, int]:
