@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 # By chip, bytes and products a cycle. Others were not measured.
 _RATES = {"bm1684x": (54.04, 6030)}
 # Seconds of a step, and per byte of the float32 weights of its group.
-_USUAL = {"trace": (10.0, 0.0), "parity": (15.0, 4e-9), "bind": (0.4, 1e-8), "transform": (1.2, 1.5e-8)}
-_NET, _OTHER = (0.6, 0.9e-8), (0.4, 2e-9)
+_USUAL = {"trace": (4.5, 0.0), "parity": (15.0, 4e-9), "bind": (0.05, 4e-9), "transform": (0.4, 8e-9)}
+_NET, _OTHER = (0.36, 7e-9), (0.1, 1.4e-9)
 
 
 @dataclass(frozen=True)
