@@ -197,21 +197,25 @@ def recipe(work: Path, name: str) -> Path:
 
 
 def build(model: Path, work: Path, name: str = "bench") -> tuple[Cost, dict[str, float], Disk]:
-    """What a build without verification takes, the seconds of its steps by kind, and its disk."""
+    """What a build takes, the seconds of its steps by kind, and its disk."""
     disk = Disk(work / "out")
     disk.start()
-    took = again(model, work, name)
+    took = run(model, work, name)
     disk.stop()
-    (manifest,) = (work / "out").glob(f"{name}_*/manifest.json")
     kinds: dict[str, float] = defaultdict(float)
-    for step, seconds in json.loads(manifest.read_text(encoding="utf-8"))["seconds"].items():
+    for step, seconds in json.loads(manifest(work, name).read_text(encoding="utf-8"))["seconds"].items():
         if step != "wall":
             kinds[re.sub(r"_?\d+$", "", step)] += seconds
     return took, dict(kinds), disk
 
 
-def again(model: Path, work: Path, name: str = "bench") -> Cost:
-    """The first time a build, and then one that has nothing to do."""
+def manifest(work: Path, name: str = "bench") -> Path:
+    (found,) = (work / "out").glob(f"{name}_*/manifest.json")
+    return found
+
+
+def run(model: Path, work: Path, name: str = "bench") -> Cost:
+    """A build without verification; where it is done already, one that has nothing to do."""
     words = ["build", str(recipe(work, name)), "--model", str(model), "--out", str(work / "out"), "--verify", "none"]
     return cost([sys.executable, "-m", "cli.main", *words], Path(__file__).parent.parent)
 
@@ -252,7 +256,7 @@ def _bench(args: argparse.Namespace) -> int:
         print("".join(f"    {size / MB:7.1f} MB  {name}\n" for size, name in disk.files), end="")
         for kind, seconds in sorted(kinds.items(), key=lambda item: -item[1]):
             print(f"  {seconds:6.1f} s  {kind}")
-        print(f"the same again, with nothing to do: {again(model, work).wall:.1f} s")
+        print(f"the same again, with nothing to do: {run(model, work).wall:.1f} s")
         if args.beside:
             theirs = convert(model, work)
             _print("llm_convert", theirs)

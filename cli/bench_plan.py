@@ -22,7 +22,7 @@ def compare(config: Mapping[str, Any], work: Path) -> bool:
     whole = bench.checkpoint(work / "whole", config, True)
     told = _foresee(whole, work)
     took, _, disk = bench.build(whole, work)
-    rows = list(_rows(told, took, disk, next((work / "out").glob("bench_*/manifest.json"))))
+    rows = list(_rows(told, took, disk, bench.manifest(work)))
     print(f"{'':<22}{'foretold':>14}{'measured':>14}{'ratio':>7}")
     for name, foretold, measured, _ in rows:
         print(f"{name:<22}{foretold:>14,.0f}{measured:>14,.0f}{foretold / measured:>7.2f}")

@@ -137,7 +137,7 @@ def counter(spec: VisionSpec, model_type: str, folder: Path | None, size: Size |
     size = size or spec.size
     most = size[0] * size[1]
     if folder is not None:
-        _, images, frames = processor.parts(folder, most)
+        _, images, frames = processor.parts(folder, most, own_processors.find(folder, most))
         return Counter(spec, images, frames, size)
     import transformers
 

@@ -203,9 +203,8 @@ def _of_checkpoint(model_dir: Path, architecture: Architecture, trust: bool) -> 
     config, model_class = remote.load(model_dir)
     model = remote.empty(model_class, config)
     decoder = model.get_submodule(architecture.layers.rpartition(".")[0])
-    return model, getattr(
-        decoder, "config", config
-    )  # a model that sees holds its decoder's configuration inside its own
+    # A model that sees holds its decoder's configuration inside its own.
+    return model, getattr(decoder, "config", config)
 
 
 def imported(name: str) -> Any:

@@ -38,8 +38,8 @@ def shows_pictures(folder: Path) -> bool:
 def load(folder: Path, max_pixels: int | None = None) -> Processor:
     """The processor of `folder`. `max_pixels`: of a picture; a larger one is made smaller; None leaves it to the
     checkpoint. UserError where there is none, or where it is code of the checkpoint's own."""
-    kind, images, frames = parts(folder, max_pixels)
     own = own_processors.find(folder, max_pixels)
+    kind, images, frames = parts(folder, max_pixels, own)
     with _blaming(folder):
         tokenizer = tokenizers.load(folder)
         tokenizer = own.name(tokenizer) if own else tokenizer
@@ -49,15 +49,15 @@ def load(folder: Path, max_pixels: int | None = None) -> Processor:
     return Processor(made, max_pixels, own)
 
 
-def parts(folder: Path, max_pixels: int | None) -> tuple[Any, Any, Frames | None]:
+def parts(folder: Path, max_pixels: int | None, own: Own | None) -> tuple[Any, Any, Frames | None]:
     """The processor's class; its image processor, on Pillow; and what prepares videos, None for a model that takes
-    none. UserError as in `load`."""
+    none. `own`: what exporters.own_processors finds in `folder`. UserError as in `load`."""
     from transformers import AutoImageProcessor
     from transformers.models.auto.processing_auto import processor_class_from_name
 
     from exporters.frames import Frames
 
-    if own := own_processors.find(folder, max_pixels):
+    if own:
         return own.processor, own.images, None
     name = next((found for file in _NAMED_IN if (found := read(folder / file).get("processor_class"))), None)
     kind = processor_class_from_name(name or _usual(folder) or "")

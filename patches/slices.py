@@ -11,8 +11,6 @@ from patches.attention import Step, attend
 from patches.pictures import Heads
 from patches.towers import Patches, TowerSizes
 
-HEAD = 128
-
 
 class SliceTower(nn.Module):
     """`model`: the checkpoint's, on the meta device, with its tower's attention swapped. Its modules keep their names;
@@ -23,8 +21,8 @@ class SliceTower(nn.Module):
         self.vpm, self.resampler, self.sizes = model.vpm, model.resampler, sizes
         embeddings, resampler = self.vpm.embeddings, self.resampler
         embeddings.patch_embedding = Patches(embeddings.patch_embedding).proj
-        size = resampler.embed_dim
-        self.heads = Heads(size // HEAD, HEAD, HEAD**-0.5)
+        size, channels = resampler.embed_dim, resampler.attn.head_dim
+        self.heads = Heads(size // channels, channels, channels**-0.5)
         self.q, self.k, self.v = (nn.Linear(size, size, device="meta") for _ in range(3))
         for name in ("in_proj_weight", "in_proj_bias"):
             delattr(resampler.attn, name)
@@ -54,7 +52,7 @@ class SliceTower(nn.Module):
         resampler = self.resampler
         states = resampler.ln_kv(resampler.kv_proj(states))
         q, k, v = self.q(resampler.ln_q(resampler.query)[None]), self.k(states + places), self.v(states)
-        q, k, v = (x.view(1, -1, self.heads.heads, HEAD) for x in (q, k, v))
+        q, k, v = (x.view(1, -1, self.heads.heads, self.heads.head_dim) for x in (q, k, v))
         out = resampler.attn.out_proj(attend(q, k, v, Step(self.heads, mask)))
         rows: torch.Tensor = resampler.ln_post(out) @ resampler.proj
         return rows[0]
