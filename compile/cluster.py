@@ -82,6 +82,7 @@ class ClusterJob(Job):
     """A job whose commands run in a task."""
 
     cluster: Cluster
+    may_take = False  # another attempt would lack what this one took
     _task: Any = None
 
     def _perform(self) -> Failure | None:

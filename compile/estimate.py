@@ -13,11 +13,12 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compile import parts
 from contract import graphs
 from contract.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from compile.steps import Step
     from exporters.spec import DecoderSpec
@@ -107,12 +108,16 @@ def references(spec: DecoderSpec, seq_length: int, history: bool) -> int:
     return 4 * spec.layers * (prefill + decode + chunk)
 
 
-def disk(steps: Sequence[Step], kept: int, room: int) -> int:
-    """Bytes that a build folder may grow to. What passes between steps is bounded by `room`, but for one step's; what
-    is `kept` is there at the end beside the whole, which is no larger."""
-    largest = max((step.disk for step in steps), default=0)
+def disk(steps: Sequence[Step], staying: Mapping[str, int], references: int, room: int) -> int:
+    """Bytes that a build folder may grow to. `staying`: of what a step leaves there until the end, when it goes into
+    the whole piece by piece. What passes between steps is bounded by `room`, but for what one step and those that
+    follow from it take: twice its own, at most."""
+    lying = most = references
+    for step in steps:
+        most = max(most, lying + 2 * step.disk)
+        lying += staying.get(step.name, 0)
     passing = sum(step.disk for step in steps if step.passing)
-    return max(2 * kept, min(max(room, kept + 2 * largest), kept + passing))
+    return max(lying + parts.CHUNK, min(max(room, most), lying + passing))
 
 
 def transform_memory(spec: DecoderSpec, group: str) -> int:
@@ -121,11 +126,6 @@ def transform_memory(spec: DecoderSpec, group: str) -> int:
 
 def deploy_memory(spec: DecoderSpec, group: str) -> int:
     return GB // 4 + 7 * group_bytes(spec, group) // 2
-
-
-def combine_memory(size: int) -> int:
-    """model_tool holds all of what it combines: 0.58 GB for a bmodel of 0.43 GB."""
-    return GB // 4 + 14 * size // 10
 
 
 def parity_memory(spec: DecoderSpec) -> int:

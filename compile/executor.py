@@ -13,20 +13,20 @@ import contextlib
 import json
 import queue
 import shlex
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from compile import estimate, forks, guard, resources
+from compile import estimate, forks, guard, parts, resources
 from compile.cluster import Cluster, ClusterJob
 from compile.digest import Digests, combine
 from compile.interrupt import deaf, interruptible
-from compile.job import Failure, Job, Launcher, Record, Results, read_record
+from compile.job import Failure, Job, Record, Results, read_record
 from compile.kernels import Kernels
 from compile.outputs import Outputs
+from compile.process import Launcher
 from compile.steps import COMPILER, Plan, Step
 from compile.store import Store, whole
 from compile.toolchain import Runner
@@ -121,8 +121,7 @@ class _Run:
         self.work, self.logs = plan.folder / "work", plan.folder / "logs"
         for folder in (self.work, self.logs):
             folder.mkdir(exist_ok=True)
-        for part in self.work.glob("*.part"):  # of a build that was killed
-            shutil.rmtree(part) if part.is_dir() else part.unlink()
+        parts.clear(self.work)
         self.digests = Digests(self.work / "digests.json")
         self.store = Store(plan.store) if plan.store else None
         if self.store:
@@ -132,7 +131,7 @@ class _Run:
         self.ready: dict[str, str] = {}  # steps to run whose inputs are all there, with their identities
         self.running: dict[str, Job] = {}
         self.done: dict[str, Record] = {}
-        self.outputs = Outputs(plan, self.work)
+        self.outputs = Outputs(plan, self.work, self.store.folders() if self.store else [])
         self.results: Results = queue.Queue()
         self.memory = sys.maxsize if cluster else resources.available_memory()
         compiler = runners.get(COMPILER)
@@ -164,7 +163,7 @@ class _Run:
             self.events.finished(step, news.seconds)
             self._finish(step, news)
             self._settle()
-        if changed := self._changed(self.sources.items()):
+        if changed := self._changed(self.sources.items(), self.work):
             self._explain(Failure("", changed=changed))
         return self.done
 
@@ -200,8 +199,6 @@ class _Run:
             if step.name in self.ready or step.name in self.running or not all(n in self.done for n in step.needs):
                 continue
             identity = self._identity(step)
-            if step.name in self.gates:
-                self.gates[step.name]()
             if record := self._known(step, identity):
                 self.outputs.unmade.add(step.name)
                 self._finish(step, record)
@@ -229,6 +226,7 @@ class _Run:
         """Of a step that is to run, make what it reads and what is gone wait to be made again. Whether there is any."""
         found = {n for name in self.ready for n in self.outputs.lacking(self.waiting[name], self.done)}
         found = {name for name in found if not self.outputs.followers(name) & set(self.running)}
+        found = {name for name in found if not self.outputs.restore(name, self.done[name])}
         for name in found:
             self.waiting[name] = self.outputs.revive(name, self.done.pop(name))
         for name in list(self.ready):
@@ -244,8 +242,10 @@ class _Run:
                 launcher = Launcher(self.runners[step.where], None, self.env)
                 if step.where == COMPILER:
                     launcher = Launcher(launcher.runner, self.servers, self.env, self.kernels)
+                if step.name in self.gates:
+                    self.gates[step.name]()
                 folders, read = (self.work, self.logs), self._read(step)
-                changed = partial(self._changed, read)
+                changed = partial(self._changed, read, self.work / f"{step.name}.part")
                 identity = self.ready.pop(step.name)
                 job = (ClusterJob if self.cluster else Job)(
                     step, launcher, identity, folders, self.digests, self.results, changed
@@ -286,11 +286,13 @@ class _Run:
         found = [(name, self.sources[name]) for name in step.inputs if name.startswith("/")]
         return found + [(str(path), digest) for _, path, digest in self.outputs.read(step, self.done)]
 
-    def _changed(self, read: Iterable[tuple[str, str]]) -> str:
-        """The first of these that is not what it was; empty where all are."""
+    def _changed(self, read: Iterable[tuple[str, str]], reader: Path) -> str:
+        """The first of these that is not what it was; empty where all are. `reader`: the folder of the step that reads
+        them, and may have taken some."""
+        taken = parts.taken(reader)
         for name, digest in read:
             try:
-                if self.digests.path(Path(name)) != digest:
+                if (taken.get(name) or self.digests.path(Path(name))) != digest:
                     return name
             except OSError:
                 return name

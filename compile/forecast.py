@@ -18,7 +18,6 @@ from compile import estimate, quantization
 from compile.footprint import Footprint, footprint
 from compile.history import Facts, History
 from compile.names import group_of
-from compile.plan import COMBINE
 from compile.report import PASSES
 from compile.steps import Plan, Step
 from contract import graphs
@@ -122,8 +121,7 @@ def _schedule(steps: Sequence[Step], seconds: Mapping[str, float], jobs: int, av
             if len(running) < jobs and fits and done.issuperset(step.needs):
                 heapq.heappush(running, (clock + seconds[step.name], step.name, step.memory))
                 waiting.remove(step)
-        firm = sum(memory for _, name, memory in running if name == COMBINE)  # by the vendor's tool
-        peak = max(peak, firm, min(available, sum(memory for *_, memory in running)))
+        peak = max(peak, min(available, sum(memory for *_, memory in running)))
         clock, name, _ = heapq.heappop(running)
         done.add(name)
     return clock, peak

@@ -4,34 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import queue
 import re
 import shlex
 import shutil
 import signal
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO
 
-from compile import forks
+from compile import parts
 from compile.digest import Digests
-from compile.kernels import Kernels
+from compile.process import DEFERRED, Launcher, Process
 from compile.spent import swept
-from compile.steps import Step
-from compile.toolchain import Runner
+from compile.steps import DEPLOY, Step
 
 RECORD = "step.json"
-DEPLOY = "model_deploy.py"
 TAIL_LINES = 15
 GRACE = 3.0  # seconds between asking a step to stop and killing it
 FULL = ("No space left on device", "Disk quota exceeded")  # as the C library says it
 SCARCE = 2**20  # bytes: a disk with less is full
-DEFERRED = 75  # the exit code that compile.rebind is told to end with where it would start a tool: a server is faster
 
 
 @dataclass(frozen=True)
@@ -59,83 +54,15 @@ class Failure:
     changed: str = ""
 
 
-class Process(Protocol):
-    """A command that runs in a process group of its own."""
-
-    def signal(self, number: int) -> None:
-        """To its whole group; nothing where it has ended."""
-
-    def wait(self) -> tuple[int, int]:
-        """Exit code (negative: the signal that ended it) and the bytes of its largest process. Its group is gone."""
-
-
-@dataclass(frozen=True)
-class Launcher:
-    """Starts the commands of one environment. `servers`: that run some of them; None where there are none. `env`:
-    variables to set beside the environment's own. `kernels`: those that model_deploy may use."""
-
-    runner: Runner
-    servers: forks.Servers | None = None
-    env: Mapping[str, str] = field(default_factory=dict)
-    kernels: Kernels | None = None
-
-    def fork(self, command: tuple[str, ...], folder: Path, log: IO[bytes]) -> Process | None:
-        """None where a server does not run it. It may wait until the server is ready."""
-        return self.servers.start(command, folder, log) if self.servers else None
-
-    def start(self, command: tuple[str, ...], folder: Path, log: IO[bytes]) -> Process:
-        """OSError where it does not start."""
-        env = {**self.runner.environment(), **self.env}
-        if self.deferred(command):
-            env["REBIND_DEFERRED"] = str(DEFERRED)
-        return _Subprocess(self.runner.argv(command, str(folder)), folder, env, log)
-
-    def deferred(self, command: tuple[str, ...]) -> tuple[str, ...]:
-        """What `command` leaves for us to start when it ends with DEFERRED; empty for most."""
-        rest = command[command.index("--") + 1 :] if "--" in command else ()
-        return rest if self.servers and rest[:1] and rest[0] in forks.TOOLS else ()
-
-
-class _Subprocess:
-    def __init__(self, argv: list[str], folder: Path, env: dict[str, str], log: IO[bytes]) -> None:
-        self._lock = threading.Lock()
-        self._reaped = False
-        self._popen = subprocess.Popen(
-            argv,
-            cwd=folder,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-    def signal(self, number: int) -> None:
-        with self._lock:
-            self._signal(number)
-
-    def wait(self) -> tuple[int, int]:
-        os.waitid(os.P_PID, self._popen.pid, os.WEXITED | os.WNOWAIT)
-        with self._lock:
-            self._signal(signal.SIGKILL)
-            self._reaped = True
-            _, status, usage = os.wait4(self._popen.pid, 0)
-        self._popen.returncode = code = os.waitstatus_to_exitcode(status)
-        return code, usage.ru_maxrss * 1024
-
-    def _signal(self, number: int) -> None:
-        if not self._reaped:  # until then its number cannot belong to anyone else
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._popen.pid, number)
-
-
 # A command that a step has started, then its end.
 Results = queue.Queue[tuple[Step, tuple[str, ...] | Record | Failure]]
 
 
 class Job:
     """Runs `step` in a thread and reports to `results`. `identity` goes into the record. `changed`: names an input that
-    is not what the identity says; empty where all are."""
+    is not what the identity says; empty where all are. `may_take`: whether steps that take may."""
+
+    may_take = True
 
     def __init__(
         self,
@@ -149,6 +76,7 @@ class Job:
     ) -> None:
         work, logs = folders
         self.changed = changed
+        self.takes = step.takes and self.may_take
         self.step, self.launcher, self.identity, self.digests, self.results = step, launcher, identity, digests, results
         self.folder, self.part = work / step.name, work / f"{step.name}.part"
         self.log = logs / f"{step.name}.log"
@@ -187,7 +115,8 @@ class Job:
             result = Failure(f"{type(error).__name__}: {error}")
         if isinstance(result, Failure):
             result = replace(result, full=self._is_full(result), changed=result.changed or self.changed())
-            shutil.rmtree(self.part, ignore_errors=True)
+            if not self.takes:  # what was taken is put back by the next build
+                shutil.rmtree(self.part, ignore_errors=True)
         self.results.put((self.step, result))
 
     def _is_full(self, failure: Failure) -> bool:
@@ -202,10 +131,11 @@ class Job:
         start = time.monotonic()
         shutil.rmtree(self.part, ignore_errors=True)
         self.part.mkdir(parents=True)
-        deploys = any(command[0] == DEPLOY for command in self.step.commands)
-        kernels = self.launcher.kernels if deploys else None
+        kernels = self.launcher.kernels if self.step.deploys else None
         if kernels:
             kernels.lend(self.part)
+        if self.takes:
+            (self.part / parts.LEAVE).touch()
         if failure := self._perform():
             return failure
         if kernels and (reason := kernels.collect(self.part)):

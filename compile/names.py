@@ -24,8 +24,8 @@ def is_joined(group: str) -> bool:
 
 
 def passing(net: graphs.GraphSpec) -> tuple[str, ...]:
-    """The outputs of a net's step that nobody reads but the step that joins the group."""
-    return (f"{net.name}.bmodel",) if is_joined(group_of(net)) else ()
+    """The outputs of a net's step that nobody reads but what combines them."""
+    return (f"{net.name}.bmodel",)
 
 
 def bmodel_file(net: graphs.GraphSpec) -> str:

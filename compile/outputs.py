@@ -1,15 +1,18 @@
 """Which outputs of a plan's steps lie in the build folder, and which have passed: of the latter only digests remain.
 
 Outputs that pass are removed when the last step that reads them is done. A step whose outputs are gone is as good as
-done, until a step that reads them has to run; then it is revived: it runs for their sake.
+done, until a step that reads them has to run. Then they are taken out of a bmodel into which they went
+(compile.parts), or the step is revived: it runs for their sake.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 
+from compile import parts
 from compile.job import Record
 from compile.steps import Plan, Step
 
@@ -18,8 +21,10 @@ class Outputs:
     """`unmade`: steps that were up to date, of which it is not settled yet whether they have to run after all.
     `revived`: those that had to, with what they had made before. `held`: bytes of outputs that lie in the folder."""
 
-    def __init__(self, plan: Plan, work: Path) -> None:
+    def __init__(self, plan: Plan, work: Path, wholes: Iterable[Path]) -> None:
+        """`wholes`: folders of bmodels that outputs may have gone into, beside those of this build."""
         self.work = work
+        self._wholes = [*(work / step.name for step in plan.steps if step.takes), *wholes]
         self.steps = {step.name: step for step in plan.steps}
         self.readers: dict[str, list[str]] = {name: [] for name in self.steps}
         for step in plan.steps:
@@ -49,6 +54,21 @@ class Outputs:
         """The steps whose outputs `step` would read and are gone."""
         passing = [name for name in step.needs if self.steps[name].passing]
         return {name for name, path, _ in self.read(step, done) if name in passing and not path.is_file()}
+
+    def restore(self, name: str, record: Record) -> bool:
+        """Whether all outputs of a step are there, now that what is gone was taken out of the bmodels that it went
+        into, as far as it is in any."""
+        for output, (_, digest) in record.outputs.items():
+            path = self.work / name / output
+            entry, whole = self._parts.get(digest, (None, path))
+            if not path.exists() and not (entry and whole.is_file() and parts.restore(entry, whole, path)):
+                return False
+        self._sizes[name] = sum(size for size, _ in record.outputs.values())
+        return True
+
+    @cached_property
+    def _parts(self) -> dict[str, tuple[parts.Entry, Path]]:
+        return parts.index(self._wholes)
 
     def revive(self, name: str, record: Record) -> Step:
         self.revived[name] = record
@@ -90,9 +110,8 @@ class Outputs:
         return certain
 
     def _remove(self, step: Step, record: Record) -> None:
-        for name, (size, _) in record.outputs.items():
-            path = self.work / step.name / name
-            if step.passes(name) and path.exists():
-                with contextlib.suppress(OSError):
-                    path.unlink()
-                    self._sizes[step.name] -= size
+        for name in filter(step.passes, record.outputs):
+            with contextlib.suppress(OSError):
+                (self.work / step.name / name).unlink(missing_ok=True)
+        left = ((self.work / step.name / name, size) for name, (size, _) in record.outputs.items())
+        self._sizes[step.name] = sum(size for path, size in left if path.exists())

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compile import deploy, estimate, exporter, lengths, quantization, sizes, vendor, vision
+from compile import deploy, estimate, exporter, lengths, parts, quantization, sizes, vendor, vision
 from compile.names import bind_step, bmodel_file, group_of, is_joined, join_step, normalise, passing, template_step
 from compile.steps import COMPILER, EXPORTER, Plan, Step
 from contract import graphs
@@ -26,6 +26,8 @@ STORE = ".steps"
 TRACE, TABLE, PARITY, COMBINE, CONVERT = "trace", "table", "parity", "combine", "convert"
 WEIGHTS, GRIDS = "weights.npz", "grids.npz"
 REBIND, REGRID = (Path(__file__).with_name(name) for name in ("rebind.py", "regrid.py"))
+# What the combining does is also what these say; it needs no compiler.
+COMBINER = tuple(Path(__file__).with_name(name) for name in ("combine.py", "parts.py"))
 
 
 @dataclass(frozen=True)
@@ -98,12 +100,11 @@ def make_plan(
     build = _Build(recipe, spec, str(model_dir.absolute()), options, nets, trust, grid)
     tables = () if options.route == vendor.ROUTE else build.table_templates()
     host = (build.table(geometry.half),) if options.host_embedding else ()
-    parts = sum(map(build.kept, build.groups()))
-    whole = build.combine(f"{folder.name}.bmodel", parts)
+    whole = build.combine(f"{folder.name}.bmodel")
     making = (build.trace(), build.parity(), *host, *tables, *build.making(), whole)
     room = estimate.room(spec, grid)
-    kept = estimate.references(spec, options.seq_length, options.history) + parts
-    disk = estimate.disk(making, kept, room)
+    references = estimate.references(spec, options.seq_length, options.history)
+    disk = estimate.disk(making, build.staying(), references, room)
     return Plan(folder, making, nets, disk, folder.parent / STORE, room)
 
 
@@ -167,10 +168,15 @@ class _Build:
         return Step(PARITY, (command,), inputs, outputs, EXPORTER, estimate.parity_memory(self.spec), disk)
 
     def kept(self, group: str) -> int:
-        """Bytes of the bmodels of a group that stay for the next build to combine."""
+        """Bytes of the bmodels of a group that are combined at the end."""
         words = {net: self.quantized(net) for net in self.nets if group_of(net) == group}
-        parts = [estimate.net_bytes(self.spec, group, *word) for net, word in words.items() if word[0] != "F32"]
-        return max(parts) if is_joined(group) and len(set(words.values())) == 1 else sum(parts)
+        nets = [estimate.net_bytes(self.spec, group, *word) for net, word in words.items() if word[0] != "F32"]
+        return max(nets) if is_joined(group) and len(set(words.values())) == 1 else sum(nets)
+
+    def staying(self) -> dict[str, int]:
+        """Bytes that are combined at the end, by the step that is the last to make some of a group."""
+        nets = {group_of(net): net.name for net in self.nets}
+        return {join_step(g) if is_joined(g) else nets[g]: self.kept(g) for g in self.groups() if g in nets}
 
     def quantized(self, net: graphs.GraphSpec) -> tuple[str, int]:
         """model_deploy's word for a net's weights, and input channels per scale."""
@@ -270,18 +276,18 @@ class _Build:
         return Step(net.name, commands, (f"{CONVERT}/",), outputs, COMPILER, passing=passing(net))
 
     def join(self, group: str, nets: Sequence[graphs.GraphSpec]) -> Step:
-        """One bmodel of the nets of a group, which stores their weights once. It stays, for the next build to combine;
-        those of its nets go."""
+        """One bmodel of the nets of a group, which stores their weights once."""
         files = tuple(f"{n.name}/{n.name}.bmodel" for n in deploy.combine_order(nets))
         made, command = f"{group}.bmodel", deploy.combine(tuple(f"../{file}" for file in files), f"{group}.bmodel")
         disk = self.kept(group)
-        return Step(join_step(group), (command, normalise(made)), files, (made,), COMPILER, 2**28 + disk, disk)
+        memory, commands = 2**28 + disk, (command, normalise(made))
+        return Step(join_step(group), commands, files, (made,), COMPILER, memory, disk, (made,))
 
-    def combine(self, bmodel: str, size: int) -> Step:
-        """One bmodel of all, which are of `size` bytes together."""
+    def combine(self, bmodel: str) -> Step:
+        """One bmodel of all, into which these go."""
         files = tuple(dict.fromkeys(map(bmodel_file, deploy.combine_order(self.nets))))
-        command = deploy.combine(tuple(f"../{file}" for file in files), bmodel)
+        command = ("python", "-m", "compile.combine", bmodel, *(f"../{file}" for file in files))
         # The table is none of its inputs, but what stands before it looks at all that is published (cli.link).
         table = (f"{TABLE}/{graphs.EMBEDDING_FILE}",) if self.options.host_embedding else ()
-        commands, memory = (command, normalise(bmodel)), estimate.combine_memory(size)
-        return Step(COMBINE, commands, (*files, *table), (bmodel,), COMPILER, memory)
+        inputs, outputs = (*files, *table, *map(str, COMBINER)), (bmodel, parts.INDEX)
+        return Step(COMBINE, (command,), inputs, outputs, EXPORTER, 2**28, parts.CHUNK, takes=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from contract.graphs import GraphSpec
 
 EXPORTER, COMPILER = "exporter", "compiler"
+DEPLOY = "model_deploy.py"
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Step:
     in it). `outputs`: file names or patterns in the step's folder; each must match, and what none matches is dropped.
     `where`: the environment, EXPORTER or COMPILER. `memory`: bytes the step may need at its peak. `disk`: bytes that it
     may write. `passing`: patterns of outputs that go as soon as all the steps that read them are done.
+    `takes`: its command may take the passing outputs that it reads, as compile.parts says.
     """
 
     name: str
@@ -29,11 +31,16 @@ class Step:
     memory: int = 0
     disk: int = 0
     passing: tuple[str, ...] = ()
+    takes: bool = False
 
     @property
     def needs(self) -> tuple[str, ...]:
         """The steps whose files it reads."""
         return tuple(dict.fromkeys(i.partition("/")[0] for i in self.inputs if not i.startswith("/")))
+
+    @property
+    def deploys(self) -> bool:
+        return any(command[0] == DEPLOY for command in self.commands)
 
     def passes(self, output: str) -> bool:
         return any(fnmatch(output, pattern) for pattern in self.passing)
@@ -59,8 +66,8 @@ class Plan:
 
     def keeping(self) -> Plan:
         """The same, with all outputs kept."""
-        steps = tuple(replace(step, passing=()) for step in self.steps)
-        # Of what a compiler's step writes, a third stays.
-        passing = (step.disk // (3 if step.where == COMPILER else 1) for step in self.steps if step.passing)
+        steps = tuple(replace(step, passing=(), takes=False) for step in self.steps)
+        # Of what model_deploy writes, a third stays.
+        passing = (step.disk // (3 if step.deploys else 1) for step in self.steps if step.passing)
         disk = self.disk + sum(passing)
         return replace(self, steps=steps, disk=disk, room=0)

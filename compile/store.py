@@ -70,6 +70,10 @@ class Store:
             return None
         return record
 
+    def folders(self) -> list[Path]:
+        """Of all that is remembered."""
+        return [path for path in self.folder.glob("*") if path.suffix != ".part"]
+
     def sweep(self) -> None:
         """Remove what killed builds left half-made."""
         for part in self.folder.glob("*.part"):

@@ -13,49 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from contract.bmodel import HEADER, MAGIC, READER
 from contract.errors import UserError
+from contract.flatbuffer import Corrupt
 from contract.graphs import EMBEDDING, EMBEDDING_CACHE, LM_HEAD, GraphSpec, TensorSpec
 from runtime.bmrt import DTYPES
-from runtime.flatbuffer import Corrupt, Reader
 
-MAGIC = 0xFF55AAEE
-_HEADER = "<IIIQ44x"  # magic, header bytes, flatbuffer bytes, binary bytes, reserved
 _MAX_DIMS = 8
-
-# The tables of the vendor's bmodel.fbs, fields in the order of their ids.
-_READER = Reader(
-    """
-Model type:string! version:string! time:string! chip:string! net:[Net]! neuron_size:u64 kernel_module:KernelModule \
-device_num:u32 cpuop_module:CpuopModule bmodel_type:u32 lib_backend:Binary
-KernelModule file_name:string! binary:Binary! mode:i32
-CpuopModule file_name:string! binary:Binary!
-Net name:string! net_static:[Unused] net_dynamic:[Unused] parameter:[NetParameter] cascade:Cascade addr_mode:i32
-Unused
-Cascade device_id:u32 step:u32 main_name:string
-NetParameter input_tensor:[Tensor]! output_tensor:[Tensor]! ctx_addr:u64 ctx_size:u64 coeff_mem:CoeffMem \
-is_dynamic:i32 n_dynamic:i32 h_w_dynamic:i32 cmd_group:[CmdGroup] net_profile:Binary stage_ir:[StageIR] \
-binary_ir:Binary sub_net:[SubNet] cpu_mem_size:u32 ctx_sizes:[u64] net_stat:Binary core_num:u32 io_addr:u64 \
-io_size:u64 tensor_loc:Binary dynamic_ctx_addr:u64 dynamic_coeff_offset:u64 dynamic_combined_coeff_offset:u64
-SubNet subnet_mode:i32 cmd_group:[CmdGroup] cpu_param:[CpuParam] input_tensor:[Tensor] output_tensor:[Tensor] \
-is_dynamic:i32 ir_offset:u32 ir_len:u32 n_dynamic:i32 h_w_dynamic:i32 id:i32 next_subnet_ids:[i32] \
-merge_param:MergeParam switch_param:SwitchParam core_commands:[CoreCommands] run_core:u32
-Tensor name:string! data_type:u32 gmem_stmode:i32 device_addr:u64 size:u64 shape:[Shape] mem_type:u32 scale:f32 \
-cpu_addr:u32 pad_h:u32 zero_point:i32 hidden:i32 index:i32 relentry:RelEntry
-Shape dim:[u64]
-CoeffMem address:u64 check_code:[u8] binary_coeff:Binary location:[Location] encrypt_mode:i32 decrypt_size:u64
-Location name:string! offset:u64 size:u64
-CmdGroup bdc_num:u32 gdma_num:u32 binary_bdc:Binary binary_gdma:Binary bdc_cmd_byte:u32 gdma_cmd_byte:u32 \
-reloc_entries:[RelEntry]
-CoreCommands gdma_tiu_commands:[CmdGroup] sdma_commands:[Binary] hau_commands:[Binary] cdma_commands:[Binary]
-StageIR ir_info_len:u32 height_high:i32 height_low:i32 width_high:i32 width_low:i32
-CpuParam op_type:i32 binary_param:Binary cpu_const:[CpuConst] is_custom:i32
-CpuConst name:string const_data:Binary check_code:[u8]
-MergeParam output_from:[OutputFrom]
-OutputFrom indice:[i32]
-SwitchParam output_from:[i32] output_branch:[i32]
-""",
-    structs={"Binary": "<QQ", "RelEntry": "<III"},
-)
 
 
 @dataclass(frozen=True)
@@ -176,7 +140,7 @@ def _command_bytes(stage: dict[str, Any]) -> int:
 def cascade_places(path: Path) -> list[int]:
     """Offsets in the file of the 16 bits that say where in a net's table its cascade lies. UserError as read()."""
     described, _ = _description(path)
-    return [struct.calcsize(_HEADER) + place for place in _READER.places(described, "Model", "net", "cascade")]
+    return [HEADER.size + place for place in READER.places(described, "Model", "net", "cascade")]
 
 
 def _spec(found: dict[str, Any]) -> TensorSpec:
@@ -195,7 +159,7 @@ def require_chip(path: Path, chip: str) -> Summary:
 def _model(path: Path) -> dict[str, Any]:
     described, binary_bytes = _description(path)
     try:
-        model = _READER.read(described, "Model")
+        model = READER.read(described, "Model")
         _check(model, binary_bytes)
     except Corrupt as error:
         raise UserError(f"its description is corrupt ({error})", str(path), "copy or build it again") from error
@@ -208,13 +172,13 @@ def _description(path: Path) -> tuple[bytes, int]:
         what = "is a directory" if path.is_dir() else "no such file"
         raise UserError(what, str(path), "name a .bmodel file")
     with path.open("rb") as file:
-        head = file.read(struct.calcsize(_HEADER))
+        head = file.read(HEADER.size)
         if len(head) < 4 or struct.unpack_from("<I", head)[0] != MAGIC:
             raise UserError("not a bmodel", str(path), "name a .bmodel file that tpu-mlir made")
         size = os.fstat(file.fileno()).st_size
-        if len(head) < struct.calcsize(_HEADER):
+        if len(head) < HEADER.size:
             raise UserError(f"truncated: {size} bytes", str(path), "copy or build it again")
-        _, header_bytes, described_bytes, binary_bytes = struct.unpack(_HEADER, head)
+        _, header_bytes, described_bytes, binary_bytes = HEADER.unpack(head)
         announced = header_bytes + described_bytes + binary_bytes
         if header_bytes != len(head):
             raise UserError(f"its header is corrupt ({header_bytes} bytes)", str(path), "copy or build it again")

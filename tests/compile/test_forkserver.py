@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from compile import executor, forks, job, toolchain
+from compile import executor, forks, job, process, toolchain
 from compile.executor import StepFailed
 from compile.plan import REBIND, make_plan
 from compile.progress import Lines
@@ -83,7 +83,7 @@ def gone(*pids: int) -> bool:
     return within(5, lambda: not any(map(alive, pids)))
 
 
-def call(launcher: job.Launcher, folder: Path, *arguments: str) -> tuple[int, str]:
+def call(launcher: process.Launcher, folder: Path, *arguments: str) -> tuple[int, str]:
     """Exit code and log."""
     with (folder / "log").open("wb") as log:
         how = (TOOL, *arguments), folder, log
@@ -108,8 +108,8 @@ def call(launcher: job.Launcher, folder: Path, *arguments: str) -> tuple[int, st
     ],
 )
 def test_a_fork_does_what_the_process_does(runner: Runner, servers: forks.Servers, tmp_path: Path, code: str) -> None:
-    plain = call(job.Launcher(runner), tmp_path, code, "--flag=", "")
-    forked = call(job.Launcher(runner, servers), tmp_path, code, "--flag=", "")
+    plain = call(process.Launcher(runner), tmp_path, code, "--flag=", "")
+    forked = call(process.Launcher(runner, servers), tmp_path, code, "--flag=", "")
     assert "True True True set" in plain[1] or "kill" in code
     assert forked == (plain[0], plain[1].replace("True True True set", "True False True set"))
 
@@ -117,7 +117,7 @@ def test_a_fork_does_what_the_process_does(runner: Runner, servers: forks.Server
 def test_imports_are_done_once_and_ahead(servers: forks.Servers, runner: Runner, tmp_path: Path) -> None:
     show = "import heavy, onnx_reader; open('pids', 'a').write(f'{heavy.PID} {onnx_reader.PID} {os.getpid()}\\n')"
     for _ in range(2):
-        assert call(job.Launcher(runner, servers), tmp_path, show)[0] == 0
+        assert call(process.Launcher(runner, servers), tmp_path, show)[0] == 0
     first, second = ([int(word) for word in line.split()] for line in (tmp_path / "pids").read_text().splitlines())
     assert first[:2] == second[:2] == [first[0]] * 2
     assert len({first[0], first[2], second[2]}) == 3
@@ -142,7 +142,7 @@ def test_without_a_server_it_is_a_process(tool: Path, runner: Runner, tmp_path: 
     (tool.parent / "deadly.py").write_text(odd + "import os; os.abort()\n")
     tool.write_text(text)
     servers = forks.Servers(runner.environment())
-    code, log = call(job.Launcher(runner, servers), tmp_path, "x")
+    code, log = call(process.Launcher(runner, servers), tmp_path, "x")
     servers.close()
     note = f"# {TOOL} runs without its fork server: {reason}\n" if reason else ""
     assert (code, log) == (0, f"{note}plain\n")
@@ -207,7 +207,7 @@ def test_the_end_of_a_server_ends_its_command(tmp_path: Path, runner: Runner) ->
 
 def test_a_command_ends_what_it_left_running(tmp_path: Path, servers: forks.Servers, runner: Runner) -> None:
     code = "open('child', 'w').write(str(subprocess.Popen(['sleep', '600']).pid))"
-    assert call(job.Launcher(runner, servers), tmp_path, code)[0] == 0
+    assert call(process.Launcher(runner, servers), tmp_path, code)[0] == 0
     assert gone(int((tmp_path / "child").read_text()))
 
 

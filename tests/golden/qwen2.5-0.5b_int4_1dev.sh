@@ -1651,18 +1651,17 @@ compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_23.bmodel
 end
 
 begin combine
-compiler model_tool \
-  --combine ../join.embedding/embedding.bmodel ../join.layer_0/layer_0.bmodel \
-  ../join.layer_1/layer_1.bmodel ../join.layer_2/layer_2.bmodel ../join.layer_3/layer_3.bmodel \
-  ../join.layer_4/layer_4.bmodel ../join.layer_5/layer_5.bmodel ../join.layer_6/layer_6.bmodel \
-  ../join.layer_7/layer_7.bmodel ../join.layer_8/layer_8.bmodel ../join.layer_9/layer_9.bmodel \
-  ../join.layer_10/layer_10.bmodel ../join.layer_11/layer_11.bmodel ../join.layer_12/layer_12.bmodel \
-  ../join.layer_13/layer_13.bmodel ../join.layer_14/layer_14.bmodel ../join.layer_15/layer_15.bmodel \
-  ../join.layer_16/layer_16.bmodel ../join.layer_17/layer_17.bmodel ../join.layer_18/layer_18.bmodel \
-  ../join.layer_19/layer_19.bmodel ../join.layer_20/layer_20.bmodel ../join.layer_21/layer_21.bmodel \
-  ../join.layer_22/layer_22.bmodel ../join.layer_23/layer_23.bmodel ../lm_head/lm_head.bmodel \
-  -o qwen2.5-0.5b_int4_seq512_bm1684x_1dev.bmodel
-compiler python3 -I /opt/hf2bmodel/compile/normalise.py qwen2.5-0.5b_int4_seq512_bm1684x_1dev.bmodel
+exporter python \
+  -m compile.combine qwen2.5-0.5b_int4_seq512_bm1684x_1dev.bmodel ../join.embedding/embedding.bmodel \
+  ../join.layer_0/layer_0.bmodel ../join.layer_1/layer_1.bmodel ../join.layer_2/layer_2.bmodel \
+  ../join.layer_3/layer_3.bmodel ../join.layer_4/layer_4.bmodel ../join.layer_5/layer_5.bmodel \
+  ../join.layer_6/layer_6.bmodel ../join.layer_7/layer_7.bmodel ../join.layer_8/layer_8.bmodel \
+  ../join.layer_9/layer_9.bmodel ../join.layer_10/layer_10.bmodel ../join.layer_11/layer_11.bmodel \
+  ../join.layer_12/layer_12.bmodel ../join.layer_13/layer_13.bmodel ../join.layer_14/layer_14.bmodel \
+  ../join.layer_15/layer_15.bmodel ../join.layer_16/layer_16.bmodel ../join.layer_17/layer_17.bmodel \
+  ../join.layer_18/layer_18.bmodel ../join.layer_19/layer_19.bmodel ../join.layer_20/layer_20.bmodel \
+  ../join.layer_21/layer_21.bmodel ../join.layer_22/layer_22.bmodel ../join.layer_23/layer_23.bmodel \
+  ../lm_head/lm_head.bmodel
 end
 
 ln -f work/combine/qwen2.5-0.5b_int4_seq512_bm1684x_1dev.bmodel .

@@ -563,13 +563,11 @@ compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_5.bmodel
 end
 
 begin combine
-compiler model_tool \
-  --combine ../join.embedding/embedding.bmodel ../join.layer_0/layer_0.bmodel \
-  ../join.layer_1/layer_1.bmodel ../join.layer_2/layer_2.bmodel ../join.layer_3/layer_3.bmodel \
-  ../join.layer_4/layer_4.bmodel ../join.layer_5/layer_5.bmodel ../lm_head/lm_head.bmodel \
-  ../greedy_head/greedy_head.bmodel ../sample_head/sample_head.bmodel \
-  -o stories15m_bf16_seq256_bm1684x_1dev.bmodel
-compiler python3 -I /opt/hf2bmodel/compile/normalise.py stories15m_bf16_seq256_bm1684x_1dev.bmodel
+exporter python \
+  -m compile.combine stories15m_bf16_seq256_bm1684x_1dev.bmodel ../join.embedding/embedding.bmodel \
+  ../join.layer_0/layer_0.bmodel ../join.layer_1/layer_1.bmodel ../join.layer_2/layer_2.bmodel \
+  ../join.layer_3/layer_3.bmodel ../join.layer_4/layer_4.bmodel ../join.layer_5/layer_5.bmodel \
+  ../lm_head/lm_head.bmodel ../greedy_head/greedy_head.bmodel ../sample_head/sample_head.bmodel
 end
 
 ln -f work/combine/stories15m_bf16_seq256_bm1684x_1dev.bmodel .

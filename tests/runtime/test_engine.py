@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from contract import graphs
+from contract.bmodel import READER
 from contract.errors import UserError
 from runtime import bmodel as bmodel_file
 from runtime.engine import Engine, EngineDied, EngineError
@@ -103,7 +104,7 @@ def test_a_description_that_kills_the_library_is_an_error(
     path = Path(shutil.copy(bmodel_in(logits_folder), tmp_path))
     content = bytearray(path.read_bytes())
     described, _ = bmodel_file._description(path)
-    model = bmodel_file._READER.read(described, "Model")
+    model = READER.read(described, "Model")
     tensor = next(n for n in model["net"] if n["name"] == "block_cache_0")["parameter"][0]["output_tensor"][0]
     address = tensor["device_addr"].to_bytes(8, "little")
     at = 64

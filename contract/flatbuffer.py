@@ -24,11 +24,11 @@ class Reader:
     """
 
     def __init__(self, schema: str, structs: dict[str, str]) -> None:
-        self._tables = {
+        self.tables = {
             line.split()[0]: [tuple(field.split(":")) for field in line.split()[1:]]
             for line in schema.strip().splitlines()
         }
-        self._inline = _SCALARS | structs
+        self.inline = _SCALARS | structs
 
     def read(self, buffer: bytes, root: str) -> dict[str, Any]:
         """The root table as nested dicts and lists; absent fields are None. Raises Corrupt."""
@@ -38,7 +38,7 @@ class Reader:
     def places(self, b: bytes, root: str, vector: str, field: str) -> list[int]:
         """For each table in `vector` of the root that has `field`: where its vtable says where that lies. Tables may
         share a vtable. For a buffer that read() took."""
-        (kind,) = (spec.strip("[]!") for name, spec in self._tables[root] if name == vector)
+        (kind,) = (spec.strip("[]!") for name, spec in self.tables[root] if name == vector)
         start = _get(b, 0, "<I")[0]
         at = start + self._slot(b, start, root, vector)[1]
         tables = at + _get(b, at, "<I")[0]
@@ -53,7 +53,7 @@ class Reader:
     def _slot(self, b: bytes, table: int, kind: str, field: str) -> tuple[int, int]:
         """Where the vtable of `table` says where `field` lies, and what it says; 0 for nowhere."""
         vtable = table - _get(b, table, "<i")[0]
-        place = vtable + 4 + 2 * [name for name, _ in self._tables[kind]].index(field)
+        place = vtable + 4 + 2 * [name for name, _ in self.tables[kind]].index(field)
         return place, _get(b, place, "<H")[0] if place < vtable + _get(b, vtable, "<H")[0] else 0
 
     def _follow(self, b: bytes, at: int, kind: str) -> Any:
@@ -72,7 +72,7 @@ class Reader:
         slots = _get(b, vtable, f"<{vtable_bytes // 2}H")[2:]
         return {
             field: self._field(b, at, slots[i] if i < len(slots) else 0, table_bytes, spec)
-            for i, (field, spec) in enumerate(self._tables[kind])
+            for i, (field, spec) in enumerate(self.tables[kind])
         }
 
     def _field(self, b: bytes, table: int, slot: int, table_bytes: int, spec: str) -> Any:
@@ -80,21 +80,21 @@ class Reader:
         if slot == 0:
             _need(not spec.endswith("!"), f"no {kind}")
             return None
-        _need(slot >= 4 and slot + struct.calcsize(self._inline.get(kind, "<I")) <= table_bytes, kind)
-        if kind in self._inline:
-            values = _get(b, table + slot, self._inline[kind])
+        _need(slot >= 4 and slot + struct.calcsize(self.inline.get(kind, "<I")) <= table_bytes, kind)
+        if kind in self.inline:
+            values = _get(b, table + slot, self.inline[kind])
             return values[0] if kind in _SCALARS else values
         return self._follow(b, table + slot, kind)
 
     def _vector(self, b: bytes, at: int, kind: str) -> list[Any]:
         (count,) = _get(b, at, "<I")
-        size = struct.calcsize(self._inline.get(kind, "<I"))
+        size = struct.calcsize(self.inline.get(kind, "<I"))
         _need(at + 4 + count * size <= len(b), f"[{kind}]")
         places = range(at + 4, at + 4 + count * size, size)
         if kind in _SCALARS:
-            return list(_get(b, at + 4, f"<{count}{self._inline[kind][1]}"))
-        if kind in self._inline:
-            return [_get(b, place, self._inline[kind]) for place in places]
+            return list(_get(b, at + 4, f"<{count}{self.inline[kind][1]}"))
+        if kind in self.inline:
+            return [_get(b, place, self.inline[kind]) for place in places]
         return [self._follow(b, place, kind) for place in places]
 
 
