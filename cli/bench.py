@@ -37,6 +37,7 @@ SIZES: dict[str, dict[str, Any]] = {  # Qwen2's published ones
     "7b": {"hidden_size": 3584, "intermediate_size": 18944, "num_attention_heads": 28, "num_key_value_heads": 4}
     | {"vocab_size": 152064, "num_hidden_layers": 28, "tie_word_embeddings": False},
 }
+_THEIRS = {"int4": "w4bf16", "int8": "w8bf16", "bf16": "bf16"}  # modes, and llm_convert's words for them
 _RECIPE = """\
 name: {name}
 architecture: qwen2
@@ -60,10 +61,11 @@ class Cost:
 def add_parsers(subparsers: Any) -> None:
     """Registers the command; it sets `run`, a function of the parsed arguments that gives the exit code."""
     bench = subparsers.add_parser("bench", help="measure a build, or the exporter, on a checkpoint of real sizes")
-    what = "a whole build in int4; the exporter's memory; or what is foretold of a build, and what it then takes"
+    what = "a whole build; the exporter's memory; or what is foretold of a build, and what it then takes"
     bench.add_argument("what", choices=("build", "export", "plan"), help=what)
     bench.add_argument("--size", choices=SIZES, default="0.5b", help="Qwen2's sizes (default: 0.5b)")
     bench.add_argument("--layers", type=int, help="how many (default: the model's own)")
+    bench.add_argument("--mode", choices=_THEIRS, default="int4", help="`build` only (default: int4)")
     bench.add_argument("--beside", action="store_true", help="`build` only: the vendor's llm_convert as well")
     bench.add_argument("--scratch", type=Path, help="where checkpoint and build go (default: the system's)")
     bench.set_defaults(run=_bench)
@@ -196,11 +198,11 @@ def recipe(work: Path, name: str) -> Path:
     return path
 
 
-def build(model: Path, work: Path, name: str = "bench") -> tuple[Cost, dict[str, float], Disk]:
+def build(model: Path, work: Path, name: str = "bench", mode: str = "int4") -> tuple[Cost, dict[str, float], Disk]:
     """What a build takes, the seconds of its steps by kind, and its disk."""
     disk = Disk(work / "out")
     disk.start()
-    took = run(model, work, name)
+    took = run(model, work, name, mode)
     disk.stop()
     kinds: dict[str, float] = defaultdict(float)
     for step, seconds in json.loads(manifest(work, name).read_text(encoding="utf-8"))["seconds"].items():
@@ -214,18 +216,20 @@ def manifest(work: Path, name: str = "bench") -> Path:
     return found
 
 
-def run(model: Path, work: Path, name: str = "bench") -> Cost:
+def run(model: Path, work: Path, name: str = "bench", mode: str = "int4") -> Cost:
     """A build without verification; where it is done already, one that has nothing to do."""
     words = ["build", str(recipe(work, name)), "--model", str(model), "--out", str(work / "out"), "--verify", "none"]
+    words += ["--mode", mode]
     return cost([sys.executable, "-m", "cli.main", *words], Path(__file__).parent.parent)
 
 
-def convert(model: Path, work: Path) -> Cost:
+def convert(model: Path, work: Path, mode: str) -> Cost:
     """What llm_convert takes for the same."""
     from compile import toolchain
 
     env = toolchain.find().runner.environment()
-    words = ["-m", str(model), "-s", str(SEQ), "-q", "w4bf16", "-g", "64", "-c", "bm1684x", "-o", str(work / "theirs")]
+    words = ["-m", str(model), "-s", str(SEQ), "-q", _THEIRS[mode], "-g", "64", "-c", "bm1684x"]
+    words += ["-o", str(work / "theirs")]
     env = {name: value for name, value in env.items() if name != "OMP_NUM_THREADS"}  # as its users have it
     return cost([shutil.which("llm_convert.py", path=env["PATH"]) or "llm_convert.py", *words], work, env)
 
@@ -233,6 +237,8 @@ def convert(model: Path, work: Path) -> Cost:
 def _bench(args: argparse.Namespace) -> int:
     if args.beside and args.what != "build":
         raise UserError("llm_convert has no exporter of its own", "--beside", "use it with `bench build`")
+    if args.mode != "int4" and args.what != "build":
+        raise UserError(f"bench {args.what} knows one mode", "--mode", "use it with `bench build`")
     if args.layers is not None and args.layers < 1:
         raise UserError(f'"{args.layers}" is no number of layers', "--layers", "give 1 or more")
     config = {**SIZES[args.size], **({"num_hidden_layers": args.layers} if args.layers else {})}
@@ -249,16 +255,16 @@ def _bench(args: argparse.Namespace) -> int:
             most, bound = export(model, config, work)
             print(f"{title}: the exporter's largest process took {most / MB:.0f} MB, may take {bound / MB:.0f} MB")
             return int(most > bound)
-        took, kinds, disk = build(model, work)
-        _print(f"{title}, int4: hf2bmodel", took)
+        took, kinds, disk = build(model, work, mode=args.mode)
+        _print(f"{title}, {args.mode}: hf2bmodel", took)
         allowed = 1.3 * sum(2 * prod(shape) for _, shape in tensors(config)) + 4 * layer_bytes(config)
         print(f"  disk at its peak {disk.most / MB:.0f} MB, of {allowed / MB:.0f} MB that it may take")
         print("".join(f"    {size / MB:7.1f} MB  {name}\n" for size, name in disk.files), end="")
         for kind, seconds in sorted(kinds.items(), key=lambda item: -item[1]):
             print(f"  {seconds:6.1f} s  {kind}")
-        print(f"the same again, with nothing to do: {run(model, work).wall:.1f} s")
+        print(f"the same again, with nothing to do: {run(model, work, mode=args.mode).wall:.1f} s")
         if args.beside:
-            theirs = convert(model, work)
+            theirs = convert(model, work, args.mode)
             _print("llm_convert", theirs)
             print(f"wall {took.wall / theirs.wall:.2f} x, CPU {took.cpu / theirs.cpu:.2f} x llm_convert's")
     return 0

@@ -5,8 +5,9 @@ whole is written. Here bytes go from file to file, and, where the folder holds a
 as it is copied: from its end, since a file can be made shorter there. What the nets' descriptions say stays as it is,
 but for where their binary data lie.
 
-It runs as `python -m compile.combine WHOLE PART...` in the whole's folder. It needs neither the compiler nor the
-vendor's libraries, and knows nothing of what nets are for.
+It runs as `python -m compile.combine [--bare] WHOLE PART...` in the whole's folder. Bare, what comes out lacks the
+chip's kernels, which the compiler puts into each bmodel: it is for combining only, with one that has them. It needs
+neither the compiler nor the vendor's libraries, and knows nothing of what nets are for.
 """
 
 from __future__ import annotations
@@ -17,25 +18,15 @@ import os
 import struct
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import flatbuffers
-from flatbuffers import number_types
-
-from compile import parts
+from compile import flatwriter, parts
 from contract.bmodel import HEADER, MAGIC, READER, Binary
-from contract.flatbuffer import Corrupt, Reader
+from contract.flatbuffer import Corrupt
 
 ALIGNMENT = 4096  # of the binary block in the file, and of each piece in it, as the compiler has them
-_NUMBERS = {
-    "u8": number_types.Uint8Flags,
-    "i32": number_types.Int32Flags,
-    "u32": number_types.Uint32Flags,
-    "u64": number_types.Uint64Flags,
-    "f32": number_types.Float32Flags,
-}
 # Fields of the whole model: of all parts alike, the largest of all, or whole tables that all parts have.
 _ALIKE, _LARGEST = ("type", "version", "chip", "device_num", "bmodel_type"), ("neuron_size",)
 _MODULES = ("kernel_module", "cpuop_module")
@@ -63,27 +54,35 @@ class Part:
                 return place + start - begin, size
         return 0, 0
 
+    def runs(self, base: int) -> tuple[parts.Run, ...]:
+        """As compile.parts has them, in a whole whose binary data begin at `base`."""
+        found = ((self.base + at, length, base + place) for (at, length), (_, place) in self.extents.items())
+        return tuple(found)
 
-def combine(paths: Sequence[Path], out: Path, take: bool) -> None:
-    """Write `out`, and its index beside it. `take`: remove the parts. Unfit where they are no parts of one model."""
-    found = [_part(path) for path in paths]
+
+def combine(paths: Sequence[Path], out: Path, take: bool = False, bare: bool = False) -> None:
+    """Write `out`, and its index beside it. `take`: remove the parts. `bare`: without kernels, and without an index.
+    Unfit where they are no parts of one model."""
+    found = [_part(path, bare) for path in paths]
     size = _place(found)
-    description = write(READER, _merged(found), "Model")
+    description = flatwriter.write(READER, _merged(found), "Model")
     description += bytes(-(HEADER.size + len(description)) % ALIGNMENT)
     base, copied = HEADER.size + len(description), set[int]()
-    with out.open("wb") as whole, (out.parent / parts.INDEX).open("w", encoding="utf-8") as index:
+    index = os.devnull if bare else out.parent / parts.INDEX
+    with out.open("wb") as whole, open(index, "w", encoding="utf-8") as lines:
         whole.write(HEADER.pack(MAGIC, HEADER.size, len(description), size) + description)
         whole.flush()
-        index.write(json.dumps(out.name) + "\n")
+        lines.write(json.dumps(out.name) + "\n")
         for part in found:
-            entry = _entry(part, base, os.path.relpath(part.path, out.parent), whole.seek(0, os.SEEK_END))
-            index.write(entry.line())
-            index.flush()
-            _move(part.path, entry, whole.fileno(), copied, take)
+            runs = part.runs(base)
+            if not bare:
+                lines.write(_entry(part.path, runs, out.parent, whole.seek(0, os.SEEK_END)).line())
+                lines.flush()
+            _move(part.path, runs, whole.fileno(), copied, take)
         whole.truncate(base + size)
 
 
-def _part(path: Path) -> Part:
+def _part(path: Path, bare: bool) -> Part:
     with path.open("rb") as file:
         head = file.read(HEADER.size)
         try:
@@ -93,8 +92,8 @@ def _part(path: Path) -> Part:
             model = READER.read(file.read(described), "Model")
         except (struct.error, Corrupt) as error:
             raise Unfit(f"{path}: its description is corrupt ({error})") from error
-    part = Part(path, model, header + described)
-    spans = sorted(binary for binary in _binaries(model) if binary[1])
+    part = Part(path, {**model, **dict.fromkeys(_MODULES if bare else ())}, header + described)
+    spans = sorted(binary for binary in _binaries(part.model) if binary[1])
     # The compiler writes the digest of weights beside them; all else is small.
     codes = {c["binary_coeff"]: bytes(c["check_code"] or ()) for c in _coefficients(model)}
     for extent in _union(spans):
@@ -177,30 +176,29 @@ def _moved(node: Any, placed: Callable[[Binary], Binary]) -> Any:
     return placed(node) if isinstance(node, tuple) and len(node) == 2 else node
 
 
-def _entry(part: Part, base: int, file: str, start: int) -> parts.Entry:
-    """Of the part in the whole whose binary data begin at `base`."""
-    runs = tuple((part.base + at, length, base + place) for (at, length), (_, place) in part.extents.items())
-    size, digest, rest = part.path.stat().st_size, hashlib.sha256(), bytearray()
-    whole = parts.Entry(file, size, "", start, runs, "")
-    with part.path.open("rb") as source:
-        for _, length, place in whole.pieces():
+def _entry(path: Path, runs: tuple[parts.Run, ...], folder: Path, start: int) -> parts.Entry:
+    """Of the part in a whole in `folder`, to whose end, `start`, it is added."""
+    size, digest, rest = path.stat().st_size, hashlib.sha256(), bytearray()
+    entry = parts.Entry(os.path.relpath(path, folder), size, "", start, runs, "")
+    with path.open("rb") as source:
+        for _, length, place in entry.pieces():
             while length:
                 block = source.read(min(parts.CHUNK, length))
                 if not block:
-                    raise Unfit(f"{part.path}: it became shorter")
+                    raise Unfit(f"{path}: it became shorter")
                 digest.update(block)
                 length -= len(block)
                 if place is None:
                     rest += block
-    return parts.Entry(file, size, digest.hexdigest(), start, runs, parts.pack(bytes(rest)))
+    return replace(entry, sha256=digest.hexdigest(), rest=parts.pack(bytes(rest)))
 
 
-def _move(path: Path, entry: parts.Entry, whole: int, copied: set[int], take: bool) -> None:
+def _move(path: Path, runs: tuple[parts.Run, ...], whole: int, copied: set[int], take: bool) -> None:
     """Copy to the file `whole` what is not `copied` yet, from the end of the part on; what is there may go. Of a file
     with other names only this one goes."""
     with path.open("r+b" if take else "rb") as part:
         shrink = take and os.fstat(part.fileno()).st_nlink == 1
-        for at, length, place in reversed(entry.runs):
+        for at, length, place in reversed(runs):
             fresh = place not in copied
             copied.add(place)
             for begin in reversed(range(0, length, parts.CHUNK)):
@@ -218,64 +216,12 @@ def _write(file: int, block: bytes, place: int) -> None:
         block, place = block[count:], place + count
 
 
-def write(schema: Reader, tree: dict[str, Any], root: str) -> bytes:
-    """A flatbuffer of `tree`, as the reader of the schema gives it."""
-    builder = flatbuffers.Builder(1 << 16)
-    builder.Finish(_table(builder, schema, tree, root))
-    return bytes(builder.Output())
-
-
-def _table(builder: Any, schema: Reader, node: dict[str, Any], kind: str) -> int:
-    fields = [(slot, spec.rstrip("!"), node[name]) for slot, (name, spec) in enumerate(schema.tables[kind])]
-    given = [(slot, spec, value) for slot, spec, value in fields if value is not None and value != []]
-    # What a table points to must lie before it.
-    places = {slot: _child(builder, schema, v, spec) for slot, spec, v in given if spec not in schema.inline}
-    builder.StartObject(len(fields))
-    for slot, spec, value in given:
-        if spec in _NUMBERS:
-            builder.PrependSlot(_NUMBERS[spec], slot, value, None)
-        elif spec in schema.inline:
-            builder.PrependStructSlot(slot, _struct(builder, schema.inline[spec], value), 0)
-        else:
-            builder.PrependUOffsetTRelativeSlot(slot, places[slot], 0)
-    return int(builder.EndObject())
-
-
-def _child(builder: Any, schema: Reader, value: Any, spec: str) -> int:
-    if not spec.startswith("["):
-        return int(builder.CreateString(value)) if spec == "string" else _table(builder, schema, value, spec)
-    kind = spec[1:-1]
-    if kind in schema.inline:
-        form = schema.inline[kind]
-        size = struct.calcsize(form)
-        builder.StartVector(size, len(value), min(8, struct.calcsize(f"<{form[-1]}")))
-        for item in reversed(value):
-            _inline(builder, form, item if isinstance(item, tuple) else (item,))
-        return int(builder.EndVector())
-    places = [_child(builder, schema, item, kind) for item in value]
-    builder.StartVector(4, len(places), 4)
-    for place in reversed(places):
-        builder.PrependUOffsetTRelative(place)
-    return int(builder.EndVector())
-
-
-def _struct(builder: Any, form: str, values: tuple[int, ...]) -> int:
-    builder.Prep(struct.calcsize(f"<{form[-1]}"), struct.calcsize(form))
-    _inline(builder, form, values)
-    return int(builder.Offset())
-
-
-def _inline(builder: Any, form: str, values: tuple[int, ...]) -> None:
-    raw = struct.pack(form, *values)
-    builder.head -= len(raw)
-    builder.Bytes[builder.head : builder.head + len(raw)] = raw
-
-
 def main(argv: Sequence[str]) -> int:
-    """WHOLE PART..."""
-    out, *paths = map(Path, argv)
+    """[--bare] WHOLE PART..."""
+    bare = argv[:1] == ["--bare"]
+    out, *paths = map(Path, argv[bare:])
     try:
-        combine(paths, out, (out.parent / parts.LEAVE).exists())
+        combine(paths, out, (out.parent / parts.LEAVE).exists(), bare)
     except Unfit as error:
         raise SystemExit(str(error)) from error
     return 0

@@ -1,4 +1,4 @@
-"""One net's GraphSpec and options to the argv of model_transform, model_deploy and model_tool.
+"""One net's GraphSpec and options to the argv of model_transform and model_deploy, and the order of combining.
 
 It knows every flag the compiler is called with, and why. It starts nothing (compile.executor does) and does not know
 which steps a build has (compile.plan does).
@@ -75,11 +75,6 @@ def deploy(net: graphs.GraphSpec, quantize: str, target: Target) -> tuple[str, .
         *(() if target.layer_norm else ("--high_precision",)),
         "--disable_gdma_check",
     )
-
-
-def combine(bmodels: tuple[str, ...], out: str) -> tuple[str, ...]:
-    """One bmodel of many; equal weights (those of the nets of a layer, the embeddings') are stored once."""
-    return ("model_tool", "--combine", *bmodels, "-o", out)
 
 
 def combine_order(nets: Sequence[graphs.GraphSpec]) -> tuple[graphs.GraphSpec, ...]:

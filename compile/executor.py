@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Protocol
 
 from compile import estimate, forks, guard, parts, resources
+from compile.admission import Admission
 from compile.cluster import Cluster, ClusterJob
 from compile.digest import Digests, combine
 from compile.interrupt import deaf, interruptible
@@ -133,7 +134,8 @@ class _Run:
         self.done: dict[str, Record] = {}
         self.outputs = Outputs(plan, self.work, self.store.folders() if self.store else [])
         self.results: Results = queue.Queue()
-        self.memory = sys.maxsize if cluster else resources.available_memory()
+        memory = sys.maxsize if cluster else resources.available_memory()
+        self.admission = Admission(plan, self.outputs, self.done, memory)
         compiler = runners.get(COMPILER)
         served = compiler and not compiler.docker and not cluster
         self.kernels = Kernels(compiler.identity, linked=not (compiler.docker or cluster)) if compiler else None
@@ -191,7 +193,7 @@ class _Run:
         """Start the servers that steps will want, while other steps run."""
         commands = (c for step in self.waiting.values() if step.where == COMPILER for c in step.commands)
         if self.servers and self.servers.warm(command[0] for command in commands):
-            self.memory -= forks.MEMORY
+            self.admission.memory -= forks.MEMORY
 
     def _settle(self) -> None:
         """Skip what is up to date. In the plan's order, so that one pass finds all of it."""
@@ -235,32 +237,29 @@ class _Run:
         return bool(found)
 
     def _start(self) -> None:
-        for step in self.plan.steps:
-            if step.name not in self.ready or self.outputs.lacking(step, self.done) or len(self.running) == self.jobs:
-                continue
-            if not self.running or self._fits(step):
-                launcher = Launcher(self.runners[step.where], None, self.env)
-                if step.where == COMPILER:
-                    launcher = Launcher(launcher.runner, self.servers, self.env, self.kernels)
-                if step.name in self.gates:
-                    self.gates[step.name]()
-                folders, read = (self.work, self.logs), self._read(step)
-                changed = partial(self._changed, read, self.work / f"{step.name}.part")
-                identity = self.ready.pop(step.name)
-                job = (ClusterJob if self.cluster else Job)(
-                    step, launcher, identity, folders, self.digests, self.results, changed
-                )
-                if isinstance(job, ClusterJob) and self.cluster:
-                    job.cluster = self.cluster
-                self.running[step.name] = job
-                job.start()
+        while len(self.running) < self.jobs:
+            ready = [s for s in self.plan.steps if s.name in self.ready and not self.outputs.lacking(s, self.done)]
+            step = self.admission.first(ready, [job.step for job in self.running.values()])
+            if not step:
+                break
+            self._launch(step)
 
-    def _fits(self, step: Step) -> bool:
-        """Whether memory and disk hold it beside what runs and what lies there."""
-        at_work = [step, *(job.step for job in self.running.values())]
-        disk = self.outputs.held + sum(one.disk for one in at_work)
-        bounded = self.plan.room and step.disk
-        return sum(one.memory for one in at_work) <= self.memory and not (bounded and disk > self.plan.room)
+    def _launch(self, step: Step) -> None:
+        if step.name in self.gates:
+            self.gates[step.name]()
+        launcher = Launcher(self.runners[step.where], None, self.env)
+        if step.where == COMPILER:
+            launcher = Launcher(launcher.runner, self.servers, self.env, self.kernels)
+        folders = (self.work, self.logs)
+        changed = partial(self._changed, self._read(step), self.work / f"{step.name}.part")
+        identity = self.ready.pop(step.name)
+        job = (ClusterJob if self.cluster else Job)(
+            step, launcher, identity, folders, self.digests, self.results, changed
+        )
+        if isinstance(job, ClusterJob) and self.cluster:
+            job.cluster = self.cluster
+        self.running[step.name] = job
+        job.start()
 
     def _identity(self, step: Step) -> str:
         inputs = (self._input(name) for name in step.inputs)

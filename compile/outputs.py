@@ -38,6 +38,11 @@ class Outputs:
     def held(self) -> int:
         return sum(self._sizes.values())
 
+    def kept_until(self, step: Step) -> int:
+        """Of these, bytes that lie there at least until `step` is done: it reads them, or one that follows from it."""
+        readers = {step.name, *self.followers(step.name)}
+        return sum(size for name, size in self._sizes.items() if readers.intersection(self.readers[name]))
+
     def gone(self, step: Step) -> Callable[[str], bool]:
         """Which of its outputs may be absent."""
         return lambda output: step.name not in self.revived and step.passes(output)

@@ -27,7 +27,7 @@ TRACE, TABLE, PARITY, COMBINE, CONVERT = "trace", "table", "parity", "combine", 
 WEIGHTS, GRIDS = "weights.npz", "grids.npz"
 REBIND, REGRID = (Path(__file__).with_name(name) for name in ("rebind.py", "regrid.py"))
 # What the combining does is also what these say; it needs no compiler.
-COMBINER = tuple(Path(__file__).with_name(name) for name in ("combine.py", "parts.py"))
+COMBINER = tuple(Path(__file__).with_name(name) for name in ("combine.py", "flatwriter.py", "parts.py"))
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,10 @@ class _Build:
         """Bytes of the bmodels of a group that are combined at the end."""
         words = {net: self.quantized(net) for net in self.nets if group_of(net) == group}
         nets = [estimate.net_bytes(self.spec, group, *word) for net, word in words.items() if word[0] != "F32"]
-        return max(nets) if is_joined(group) and len(set(words.values())) == 1 else sum(nets)
+        if not is_joined(group):
+            return sum(nets)
+        # Without the kernels.
+        return (max(nets) if len(set(words.values())) == 1 else sum(nets)) - estimate.KERNEL
 
     def staying(self) -> dict[str, int]:
         """Bytes that are combined at the end, by the step that is the last to make some of a group."""
@@ -276,18 +279,21 @@ class _Build:
         return Step(net.name, commands, (f"{CONVERT}/",), outputs, COMPILER, passing=passing(net))
 
     def join(self, group: str, nets: Sequence[graphs.GraphSpec]) -> Step:
-        """One bmodel of the nets of a group, which stores their weights once."""
+        """One bmodel of the nets of a group, which stores their weights once; what combines all needs no more of it."""
         files = tuple(f"{n.name}/{n.name}.bmodel" for n in deploy.combine_order(nets))
-        made, command = f"{group}.bmodel", deploy.combine(tuple(f"../{file}" for file in files), f"{group}.bmodel")
-        disk = self.kept(group)
-        memory, commands = 2**28 + disk, (command, normalise(made))
-        return Step(join_step(group), commands, files, (made,), COMPILER, memory, disk, (made,))
+        made, inputs = f"{group}.bmodel", (*files, *map(str, COMBINER))
+        commands = (combine(files, made, "--bare"),)
+        return Step(join_step(group), commands, inputs, (made,), EXPORTER, 2**28, self.kept(group), (made,))
 
     def combine(self, bmodel: str) -> Step:
         """One bmodel of all, into which these go."""
         files = tuple(dict.fromkeys(map(bmodel_file, deploy.combine_order(self.nets))))
-        command = ("python", "-m", "compile.combine", bmodel, *(f"../{file}" for file in files))
         # The table is none of its inputs, but what stands before it looks at all that is published (cli.link).
         table = (f"{TABLE}/{graphs.EMBEDDING_FILE}",) if self.options.host_embedding else ()
         inputs, outputs = (*files, *table, *map(str, COMBINER)), (bmodel, parts.INDEX)
-        return Step(COMBINE, (command,), inputs, outputs, EXPORTER, 2**28, parts.CHUNK, takes=True)
+        return Step(COMBINE, (combine(files, bmodel),), inputs, outputs, EXPORTER, 2**28, parts.CHUNK, takes=True)
+
+
+def combine(files: Sequence[str], out: str, *flags: str) -> tuple[str, ...]:
+    """The command that makes one bmodel of those in the steps' `files`."""
+    return ("python", "-m", "compile.combine", *flags, out, *(f"../{file}" for file in files))

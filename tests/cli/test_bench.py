@@ -56,6 +56,7 @@ def test_the_exporters_memory_is_bounded_and_does_not_grow_with_the_layers(tmp_p
     ("words", "message"),
     [
         (("export", "--beside"), "--beside: llm_convert has no"),
+        (("plan", "--mode", "bf16"), "--mode: bench plan knows one mode"),
         (("build", "--layers", "0"), '--layers: "0" is no number'),
     ],
 )

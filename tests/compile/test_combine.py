@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from compile import combine, parts
+from compile import combine, flatwriter, parts
 from compile.steps import Plan, Step
 from contract.bmodel import HEADER, MAGIC, READER
 from runtime import bmodel
@@ -68,7 +68,7 @@ def part(path: Path, nets: dict[str, bytes], **root: Any) -> Path:
     model = {"type": "B", "version": "2.2", "time": "today", "chip": "BM1684X", "net": made, "neuron_size": len(binary)}
     model |= {"kernel_module": {"file_name": "kernel", "binary": (0, len(KERNEL))}, "device_num": 1, **root}
     binary.extend(b"tail")  # of no use to anyone, and part of the file all the same
-    description = combine.write(READER, whole_tree(model, "Model"), "Model")
+    description = flatwriter.write(READER, whole_tree(model, "Model"), "Model")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(HEADER.pack(MAGIC, HEADER.size, len(description), len(binary)) + description + binary)
     return path
@@ -104,7 +104,7 @@ def test_what_is_written_is_what_was_read(tmp_path: Path) -> None:
     path = tmp_path / "a.bmodel"
     path.write_bytes(files._file(files._describe()))
     model = describe(path)[0]
-    assert READER.read(combine.write(READER, model, "Model"), "Model") == model
+    assert READER.read(flatwriter.write(READER, model, "Model"), "Model") == model
 
 
 def test_the_whole_holds_all_nets_and_equal_bytes_once(tmp_path: Path, three: list[Path]) -> None:

@@ -81,9 +81,9 @@ def test_nets_that_share_nothing_take_their_room_twice() -> None:
 def test_disk_grows_with_the_model_and_its_bits_and_with_what_is_kept() -> None:
     small = recipe_plan("qwen2.5-0.5b", mode="int4")
     large, half = (recipe_plan("qwen2.5-7b", mode=mode) for mode in ("int4", "bf16"))
-    assert small.disk < large.disk < half.disk < half.keeping().disk
+    assert small.disk < large.disk <= half.disk < half.keeping().disk
     checkpoint = 2 * 7.62 * GB
-    assert 1.0 * checkpoint < large.disk < half.disk < 1.3 * checkpoint + 4 * 4 * 0.234 * GB
+    assert 1.0 * checkpoint < large.disk <= half.disk < 1.3 * checkpoint + 4 * 4 * 0.234 * GB
     # The folder with all in it holds the float32 weights at least.
     assert 2 * checkpoint < large.keeping().disk < 6 * checkpoint
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,14 @@ import pytest
 from rich.console import Console
 
 from compile import executor, profile, toolchain
+from compile.names import normalise
 from compile.plan import COMBINE, PARITY, make_plan
 from compile.progress import Lines
 from compile.steps import Plan, Step
 from exporters import spec as specs
 from recipes.recipe import load
 from tests.compile.builds import options
+from tests.compile.test_combine import contents
 
 pytestmark = pytest.mark.toolchain
 
@@ -70,6 +73,18 @@ def test_nets_of_a_layer_share_their_weights(built: Plan) -> None:
     whole = (work / COMBINE / built.bmodel).stat().st_size
     kernel = 5_598_792  # as `model_tool --info` says
     assert kernel < whole < sum(sizes) - kernel * (len(sizes) - 1)
+
+
+def test_the_whole_says_what_the_vendors_tool_makes_of_the_parts(built: Plan, tmp_path: Path) -> None:
+    """Nets in the same order, with the same weights, commands and kernel, in a file of the same size."""
+    whole, runner = built.folder / "work" / COMBINE / built.bmodel, toolchain.find().runner
+    (combine,) = (step for step in built.steps if step.name == COMBINE)
+    parts = [str(built.folder / "work" / file) for file in combine.inputs if not file.startswith("/")]
+    command = ["model_tool", "--combine", *parts, "-o", str(tmp_path / "theirs.bmodel")]
+    subprocess.run(command, env=runner.environment(), cwd=tmp_path, check=True, capture_output=True)
+    subprocess.run(normalise(str(tmp_path / "theirs.bmodel")), check=True)
+    assert contents(whole) == contents(tmp_path / "theirs.bmodel")
+    assert whole.stat().st_size == (tmp_path / "theirs.bmodel").stat().st_size
 
 
 def test_a_second_run_does_nothing(built: Plan) -> None:

@@ -114,10 +114,9 @@ compiler python3 -I /opt/hf2bmodel/compile/normalise.py embedding_cache.bmodel
 end
 
 begin join.embedding
-compiler model_tool \
-  --combine ../embedding/embedding.bmodel ../embedding_cache/embedding_cache.bmodel \
-  -o embedding.bmodel
-compiler python3 -I /opt/hf2bmodel/compile/normalise.py embedding.bmodel
+exporter python \
+  -m compile.combine \
+  --bare embedding.bmodel ../embedding/embedding.bmodel ../embedding_cache/embedding_cache.bmodel
 end
 
 begin bind.head
@@ -227,10 +226,9 @@ compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_0.bmodel
 end
 
 begin join.layer_0
-compiler model_tool \
-  --combine ../block_cache_0/block_cache_0.bmodel ../block_0/block_0.bmodel \
-  -o layer_0.bmodel
-compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_0.bmodel
+exporter python \
+  -m compile.combine \
+  --bare layer_0.bmodel ../block_cache_0/block_cache_0.bmodel ../block_0/block_0.bmodel
 end
 
 begin bind.layer_1
@@ -288,10 +286,9 @@ compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_1.bmodel
 end
 
 begin join.layer_1
-compiler model_tool \
-  --combine ../block_cache_1/block_cache_1.bmodel ../block_1/block_1.bmodel \
-  -o layer_1.bmodel
-compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_1.bmodel
+exporter python \
+  -m compile.combine \
+  --bare layer_1.bmodel ../block_cache_1/block_cache_1.bmodel ../block_1/block_1.bmodel
 end
 
 begin bind.layer_2
@@ -349,10 +346,9 @@ compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_2.bmodel
 end
 
 begin join.layer_2
-compiler model_tool \
-  --combine ../block_cache_2/block_cache_2.bmodel ../block_2/block_2.bmodel \
-  -o layer_2.bmodel
-compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_2.bmodel
+exporter python \
+  -m compile.combine \
+  --bare layer_2.bmodel ../block_cache_2/block_cache_2.bmodel ../block_2/block_2.bmodel
 end
 
 begin bind.layer_3
@@ -410,10 +406,9 @@ compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_3.bmodel
 end
 
 begin join.layer_3
-compiler model_tool \
-  --combine ../block_cache_3/block_cache_3.bmodel ../block_3/block_3.bmodel \
-  -o layer_3.bmodel
-compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_3.bmodel
+exporter python \
+  -m compile.combine \
+  --bare layer_3.bmodel ../block_cache_3/block_cache_3.bmodel ../block_3/block_3.bmodel
 end
 
 begin bind.layer_4
@@ -471,10 +466,9 @@ compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_4.bmodel
 end
 
 begin join.layer_4
-compiler model_tool \
-  --combine ../block_cache_4/block_cache_4.bmodel ../block_4/block_4.bmodel \
-  -o layer_4.bmodel
-compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_4.bmodel
+exporter python \
+  -m compile.combine \
+  --bare layer_4.bmodel ../block_cache_4/block_cache_4.bmodel ../block_4/block_4.bmodel
 end
 
 begin bind.layer_5
@@ -532,10 +526,9 @@ compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_5.bmodel
 end
 
 begin join.layer_5
-compiler model_tool \
-  --combine ../block_cache_5/block_cache_5.bmodel ../block_5/block_5.bmodel \
-  -o layer_5.bmodel
-compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_5.bmodel
+exporter python \
+  -m compile.combine \
+  --bare layer_5.bmodel ../block_cache_5/block_cache_5.bmodel ../block_5/block_5.bmodel
 end
 
 begin bind.layer_6
@@ -593,10 +586,9 @@ compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_6.bmodel
 end
 
 begin join.layer_6
-compiler model_tool \
-  --combine ../block_cache_6/block_cache_6.bmodel ../block_6/block_6.bmodel \
-  -o layer_6.bmodel
-compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_6.bmodel
+exporter python \
+  -m compile.combine \
+  --bare layer_6.bmodel ../block_cache_6/block_cache_6.bmodel ../block_6/block_6.bmodel
 end
 
 begin bind.layer_7
@@ -654,10 +646,9 @@ compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_7.bmodel
 end
 
 begin join.layer_7
-compiler model_tool \
-  --combine ../block_cache_7/block_cache_7.bmodel ../block_7/block_7.bmodel \
-  -o layer_7.bmodel
-compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_7.bmodel
+exporter python \
+  -m compile.combine \
+  --bare layer_7.bmodel ../block_cache_7/block_cache_7.bmodel ../block_7/block_7.bmodel
 end
 
 begin bind.layer_8
@@ -715,10 +706,9 @@ compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_8.bmodel
 end
 
 begin join.layer_8
-compiler model_tool \
-  --combine ../block_cache_8/block_cache_8.bmodel ../block_8/block_8.bmodel \
-  -o layer_8.bmodel
-compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_8.bmodel
+exporter python \
+  -m compile.combine \
+  --bare layer_8.bmodel ../block_cache_8/block_cache_8.bmodel ../block_8/block_8.bmodel
 end
 
 begin bind.layer_9
@@ -776,10 +766,9 @@ compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_9.bmodel
 end
 
 begin join.layer_9
-compiler model_tool \
-  --combine ../block_cache_9/block_cache_9.bmodel ../block_9/block_9.bmodel \
-  -o layer_9.bmodel
-compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_9.bmodel
+exporter python \
+  -m compile.combine \
+  --bare layer_9.bmodel ../block_cache_9/block_cache_9.bmodel ../block_9/block_9.bmodel
 end
 
 begin bind.layer_10
@@ -838,10 +827,9 @@ compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_10.bmodel
 end
 
 begin join.layer_10
-compiler model_tool \
-  --combine ../block_cache_10/block_cache_10.bmodel ../block_10/block_10.bmodel \
-  -o layer_10.bmodel
-compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_10.bmodel
+exporter python \
+  -m compile.combine \
+  --bare layer_10.bmodel ../block_cache_10/block_cache_10.bmodel ../block_10/block_10.bmodel
 end
 
 begin bind.layer_11
@@ -900,10 +888,9 @@ compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_11.bmodel
 end
 
 begin join.layer_11
-compiler model_tool \
-  --combine ../block_cache_11/block_cache_11.bmodel ../block_11/block_11.bmodel \
-  -o layer_11.bmodel
-compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_11.bmodel
+exporter python \
+  -m compile.combine \
+  --bare layer_11.bmodel ../block_cache_11/block_cache_11.bmodel ../block_11/block_11.bmodel
 end
 
 begin bind.layer_12
@@ -962,10 +949,9 @@ compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_12.bmodel
 end
 
 begin join.layer_12
-compiler model_tool \
-  --combine ../block_cache_12/block_cache_12.bmodel ../block_12/block_12.bmodel \
-  -o layer_12.bmodel
-compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_12.bmodel
+exporter python \
+  -m compile.combine \
+  --bare layer_12.bmodel ../block_cache_12/block_cache_12.bmodel ../block_12/block_12.bmodel
 end
 
 begin bind.layer_13
@@ -1024,10 +1010,9 @@ compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_13.bmodel
 end
 
 begin join.layer_13
-compiler model_tool \
-  --combine ../block_cache_13/block_cache_13.bmodel ../block_13/block_13.bmodel \
-  -o layer_13.bmodel
-compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_13.bmodel
+exporter python \
+  -m compile.combine \
+  --bare layer_13.bmodel ../block_cache_13/block_cache_13.bmodel ../block_13/block_13.bmodel
 end
 
 begin bind.layer_14
@@ -1086,10 +1071,9 @@ compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_14.bmodel
 end
 
 begin join.layer_14
-compiler model_tool \
-  --combine ../block_cache_14/block_cache_14.bmodel ../block_14/block_14.bmodel \
-  -o layer_14.bmodel
-compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_14.bmodel
+exporter python \
+  -m compile.combine \
+  --bare layer_14.bmodel ../block_cache_14/block_cache_14.bmodel ../block_14/block_14.bmodel
 end
 
 begin bind.layer_15
@@ -1148,10 +1132,9 @@ compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_15.bmodel
 end
 
 begin join.layer_15
-compiler model_tool \
-  --combine ../block_cache_15/block_cache_15.bmodel ../block_15/block_15.bmodel \
-  -o layer_15.bmodel
-compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_15.bmodel
+exporter python \
+  -m compile.combine \
+  --bare layer_15.bmodel ../block_cache_15/block_cache_15.bmodel ../block_15/block_15.bmodel
 end
 
 begin bind.layer_16
@@ -1210,10 +1193,9 @@ compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_16.bmodel
 end
 
 begin join.layer_16
-compiler model_tool \
-  --combine ../block_cache_16/block_cache_16.bmodel ../block_16/block_16.bmodel \
-  -o layer_16.bmodel
-compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_16.bmodel
+exporter python \
+  -m compile.combine \
+  --bare layer_16.bmodel ../block_cache_16/block_cache_16.bmodel ../block_16/block_16.bmodel
 end
 
 begin bind.layer_17
@@ -1272,10 +1254,9 @@ compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_17.bmodel
 end
 
 begin join.layer_17
-compiler model_tool \
-  --combine ../block_cache_17/block_cache_17.bmodel ../block_17/block_17.bmodel \
-  -o layer_17.bmodel
-compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_17.bmodel
+exporter python \
+  -m compile.combine \
+  --bare layer_17.bmodel ../block_cache_17/block_cache_17.bmodel ../block_17/block_17.bmodel
 end
 
 begin bind.layer_18
@@ -1334,10 +1315,9 @@ compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_18.bmodel
 end
 
 begin join.layer_18
-compiler model_tool \
-  --combine ../block_cache_18/block_cache_18.bmodel ../block_18/block_18.bmodel \
-  -o layer_18.bmodel
-compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_18.bmodel
+exporter python \
+  -m compile.combine \
+  --bare layer_18.bmodel ../block_cache_18/block_cache_18.bmodel ../block_18/block_18.bmodel
 end
 
 begin bind.layer_19
@@ -1396,10 +1376,9 @@ compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_19.bmodel
 end
 
 begin join.layer_19
-compiler model_tool \
-  --combine ../block_cache_19/block_cache_19.bmodel ../block_19/block_19.bmodel \
-  -o layer_19.bmodel
-compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_19.bmodel
+exporter python \
+  -m compile.combine \
+  --bare layer_19.bmodel ../block_cache_19/block_cache_19.bmodel ../block_19/block_19.bmodel
 end
 
 begin bind.layer_20
@@ -1458,10 +1437,9 @@ compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_20.bmodel
 end
 
 begin join.layer_20
-compiler model_tool \
-  --combine ../block_cache_20/block_cache_20.bmodel ../block_20/block_20.bmodel \
-  -o layer_20.bmodel
-compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_20.bmodel
+exporter python \
+  -m compile.combine \
+  --bare layer_20.bmodel ../block_cache_20/block_cache_20.bmodel ../block_20/block_20.bmodel
 end
 
 begin bind.layer_21
@@ -1520,10 +1498,9 @@ compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_21.bmodel
 end
 
 begin join.layer_21
-compiler model_tool \
-  --combine ../block_cache_21/block_cache_21.bmodel ../block_21/block_21.bmodel \
-  -o layer_21.bmodel
-compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_21.bmodel
+exporter python \
+  -m compile.combine \
+  --bare layer_21.bmodel ../block_cache_21/block_cache_21.bmodel ../block_21/block_21.bmodel
 end
 
 begin bind.layer_22
@@ -1582,10 +1559,9 @@ compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_22.bmodel
 end
 
 begin join.layer_22
-compiler model_tool \
-  --combine ../block_cache_22/block_cache_22.bmodel ../block_22/block_22.bmodel \
-  -o layer_22.bmodel
-compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_22.bmodel
+exporter python \
+  -m compile.combine \
+  --bare layer_22.bmodel ../block_cache_22/block_cache_22.bmodel ../block_22/block_22.bmodel
 end
 
 begin bind.layer_23
@@ -1644,10 +1620,9 @@ compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_23.bmodel
 end
 
 begin join.layer_23
-compiler model_tool \
-  --combine ../block_cache_23/block_cache_23.bmodel ../block_23/block_23.bmodel \
-  -o layer_23.bmodel
-compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_23.bmodel
+exporter python \
+  -m compile.combine \
+  --bare layer_23.bmodel ../block_cache_23/block_cache_23.bmodel ../block_23/block_23.bmodel
 end
 
 begin combine

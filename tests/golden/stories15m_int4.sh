@@ -114,10 +114,9 @@ compiler python3 -I /opt/hf2bmodel/compile/normalise.py embedding_cache.bmodel
 end
 
 begin join.embedding
-compiler model_tool \
-  --combine ../embedding/embedding.bmodel ../embedding_cache/embedding_cache.bmodel \
-  -o embedding.bmodel
-compiler python3 -I /opt/hf2bmodel/compile/normalise.py embedding.bmodel
+exporter python \
+  -m compile.combine \
+  --bare embedding.bmodel ../embedding/embedding.bmodel ../embedding_cache/embedding_cache.bmodel
 end
 
 begin bind.head
@@ -227,10 +226,9 @@ compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_0.bmodel
 end
 
 begin join.layer_0
-compiler model_tool \
-  --combine ../block_cache_0/block_cache_0.bmodel ../block_0/block_0.bmodel \
-  -o layer_0.bmodel
-compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_0.bmodel
+exporter python \
+  -m compile.combine \
+  --bare layer_0.bmodel ../block_cache_0/block_cache_0.bmodel ../block_0/block_0.bmodel
 end
 
 begin bind.layer_1
@@ -288,10 +286,9 @@ compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_1.bmodel
 end
 
 begin join.layer_1
-compiler model_tool \
-  --combine ../block_cache_1/block_cache_1.bmodel ../block_1/block_1.bmodel \
-  -o layer_1.bmodel
-compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_1.bmodel
+exporter python \
+  -m compile.combine \
+  --bare layer_1.bmodel ../block_cache_1/block_cache_1.bmodel ../block_1/block_1.bmodel
 end
 
 begin bind.layer_2
@@ -349,10 +346,9 @@ compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_2.bmodel
 end
 
 begin join.layer_2
-compiler model_tool \
-  --combine ../block_cache_2/block_cache_2.bmodel ../block_2/block_2.bmodel \
-  -o layer_2.bmodel
-compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_2.bmodel
+exporter python \
+  -m compile.combine \
+  --bare layer_2.bmodel ../block_cache_2/block_cache_2.bmodel ../block_2/block_2.bmodel
 end
 
 begin bind.layer_3
@@ -410,10 +406,9 @@ compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_3.bmodel
 end
 
 begin join.layer_3
-compiler model_tool \
-  --combine ../block_cache_3/block_cache_3.bmodel ../block_3/block_3.bmodel \
-  -o layer_3.bmodel
-compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_3.bmodel
+exporter python \
+  -m compile.combine \
+  --bare layer_3.bmodel ../block_cache_3/block_cache_3.bmodel ../block_3/block_3.bmodel
 end
 
 begin bind.layer_4
@@ -471,10 +466,9 @@ compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_4.bmodel
 end
 
 begin join.layer_4
-compiler model_tool \
-  --combine ../block_cache_4/block_cache_4.bmodel ../block_4/block_4.bmodel \
-  -o layer_4.bmodel
-compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_4.bmodel
+exporter python \
+  -m compile.combine \
+  --bare layer_4.bmodel ../block_cache_4/block_cache_4.bmodel ../block_4/block_4.bmodel
 end
 
 begin bind.layer_5
@@ -532,10 +526,9 @@ compiler python3 -I /opt/hf2bmodel/compile/normalise.py block_cache_5.bmodel
 end
 
 begin join.layer_5
-compiler model_tool \
-  --combine ../block_cache_5/block_cache_5.bmodel ../block_5/block_5.bmodel \
-  -o layer_5.bmodel
-compiler python3 -I /opt/hf2bmodel/compile/normalise.py layer_5.bmodel
+exporter python \
+  -m compile.combine \
+  --bare layer_5.bmodel ../block_cache_5/block_cache_5.bmodel ../block_5/block_5.bmodel
 end
 
 begin combine
