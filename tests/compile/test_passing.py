@@ -150,3 +150,19 @@ def test_a_step_too_large_for_the_room_runs_alone(tmp_path: Path, need: int) -> 
     words = run(replace(plan, room=10**6), jobs=3)
     alone = all(words[i][1:] == words[i + 1][1:] for i in (1, 3, 5))
     assert alone == bool(need)
+
+
+def test_a_large_step_that_waits_for_room_finds_some_before_small_ones_have_taken_it(tmp_path: Path) -> None:
+    """Two large groups, then eight small ones; what is left of each stays until the last step takes it."""
+    make = "import time; open('out.txt', 'w').write('x' * {0}); time.sleep(0.03)"
+    steps, sizes = [], {"embedding": 1_200_000, "head": 1_200_000, **{f"layer{i}": 100_000 for i in range(8)}}
+    for group, size in sizes.items():
+        part = size // 3 if size > 100_000 else size
+        steps.append(step(f"bind.{group}", make.format(size), disk=size + part, passing=("*",)))
+        code = f"open('../bind.{group}/out.txt').read(); {make.format(part)}"
+        steps.append(step(f"join.{group}", code, f"bind.{group}/", disk=part, passing=("*",)))
+    joins = tuple(f"join.{group}/out.txt" for group in sizes)
+    steps.append(replace(step("whole", write("'w'"), *joins), takes=True))
+    peaks = {room: peak(replace(small_plan(tmp_path / str(room), *steps), room=room)) for room in (0, 2_100_000)}
+    # All parts lie there in the end: 1.6 MB. With one of the large groups' 1.2 MB beside them it would be 2.8 MB.
+    assert peaks[2_100_000] <= 2_150_000 < peaks[0]
