@@ -17,6 +17,7 @@ from exporters import own_processors, processor
 from exporters.vision import Size, VisionSpec
 
 if TYPE_CHECKING:
+    from exporters.frame_pictures import FramePictures
     from exporters.frames import Frames
 
 
@@ -77,7 +78,7 @@ class Counter:
     """For one model. `images`, `frames`: Hugging Face's image processor, and what prepares videos. `size`: height and
     width of the largest picture in pixels."""
 
-    def __init__(self, spec: VisionSpec, images: Any, frames: Frames | None, size: Size) -> None:
+    def __init__(self, spec: VisionSpec, images: Any, frames: Frames | FramePictures | None, size: Size) -> None:
         self._spec, self._images, self._frames, self._size = spec, images, frames, size
 
     def image(self, height: int, width: int) -> Count:
@@ -105,11 +106,15 @@ class Counter:
     def video(self, seconds: float, fps: float, size: Size | None = None) -> Count:
         """Of `seconds` at `fps` frames a second, of `size` before they are resized; None for one that is resized to
         half the sides of the largest picture. UserError for what the model does not take."""
+        from exporters.frame_pictures import FramePictures
+
         what, count = f"video of {seconds:g} s", round(seconds * fps)
         if self._frames is None:
             raise UserError(f"{what}: this model takes no videos", remedy="give pictures in place of it")
         if count < 1:
             raise UserError(f"{what}: no frames at {fps:g} a second", "--fps", "give more")
+        if isinstance(self._frames, FramePictures):
+            return Count(what, f"{count} frames x {self._spec.rows}", count * self._spec.rows)
         with _refusing(what):
             grid = self._frames.grid(count, *(size or (self._size[0] // 2, self._size[1] // 2)))
         return self._of_grid(what, grid, count)
@@ -141,6 +146,7 @@ def counter(spec: VisionSpec, model_type: str, folder: Path | None, size: Size |
         return Counter(spec, images, frames, size)
     import transformers
 
+    from exporters.frame_pictures import PROCESSORS, FramePictures
     from exporters.frames import FAMILIES, Frames
 
     name = model_type.split(":")[0]  # what follows is the decoder's
@@ -153,7 +159,7 @@ def counter(spec: VisionSpec, model_type: str, folder: Path | None, size: Size |
     images = maker(**said.image, **sides)
     family = FAMILIES.get(said.processor)
     frames = Frames(family, images, said.video | sides, processor.share(most)) if family else None
-    return Counter(spec, images, frames, size)
+    return Counter(spec, images, FramePictures(images) if said.processor in PROCESSORS else frames, size)
 
 
 def explain(pictures: Pictures, tower: Tower, tokens: int) -> str:

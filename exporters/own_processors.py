@@ -33,11 +33,13 @@ WORDS = {
 class Own:
     """`processor`, `images`: transformers' class of processor, and its image processor, of which the first gets
     `settings`. `tokens`: the tokenizer's, by the names that the processor knows them by. `place`: what stands for a
-    picture in a message, since templates of such checkpoints take texts alone; `between`: between its parts."""
+    picture in a message, since templates of such checkpoints take texts alone; `video`: likewise, empty where it takes
+    none; `between`: between its parts."""
 
     processor: Any
     images: Any
     place: str
+    video: str = ""
     between: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     tokens: Mapping[str, str] = field(default_factory=dict)
@@ -53,7 +55,8 @@ class Own:
         """A message's content without the pictures themselves."""
         if isinstance(content, str):
             return content
-        return self.between.join(self.place if part["type"] == "image" else part.get("text", "") for part in content)
+        places = {"image": self.place, "video": self.video}
+        return self.between.join(places.get(part["type"]) or part.get("text", "") for part in content)
 
 
 def find(folder: Path, max_pixels: int | None = None) -> Own | None:
@@ -79,10 +82,9 @@ def _intern(config: Settings, pictures: Settings, max_pixels: int | None) -> Own
     side = {"height": vision.picture, "width": vision.picture}
     images = GotOcr2ImageProcessorPil(size=side, **look, **(tiles if tiled else {"min_patches": 1, "max_patches": 1}))
     tokens = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
-    # It takes no videos, but asks what stands for one.
-    named = {**tokens, "video_token": "<video>"}
-    settings = {"image_seq_length": vision.rows}
-    return Own(InternVLProcessor, images, "<IMG_CONTEXT>\n", settings=settings, tokens=named)
+    # What stands for a video is a token of transformers' form alone; the processor puts its frames there.
+    named, places = {**tokens, "video_token": "<video>"}, ("<IMG_CONTEXT>\n", "<video>\n")
+    return Own(InternVLProcessor, images, *places, settings={"image_seq_length": vision.rows}, tokens=named)
 
 
 def _minicpm(config: Settings, pictures: Settings, max_pixels: int | None) -> Own:
@@ -100,7 +102,7 @@ def _minicpm(config: Settings, pictures: Settings, max_pixels: int | None) -> Ow
     words = {name: pictures.get(name, usual) for name, usual in WORDS.items()}
     rows = pictures.get("image_feature_size", config.get("query_num", 64))
     told = {"words": words, "rows": rows, "numbered": pictures.get("use_image_id", True)}
-    return Own(Slicing, images, PLACE, "\n", told)
+    return Own(Slicing, images, PLACE, between="\n", settings=told)
 
 
 def slices(**settings: Any) -> Any:

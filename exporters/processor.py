@@ -22,6 +22,7 @@ from exporters.own_processors import Own, read
 from exporters.pictures import Video
 
 if TYPE_CHECKING:
+    from exporters.frame_pictures import FramePictures
     from exporters.frames import Frames
 
 VIDEO_SHARE = 4  # a frame of a video takes at most this part of a picture's pixels
@@ -49,16 +50,17 @@ def load(folder: Path, max_pixels: int | None = None) -> Processor:
     return Processor(made, max_pixels, own)
 
 
-def parts(folder: Path, max_pixels: int | None, own: Own | None) -> tuple[Any, Any, Frames | None]:
+def parts(folder: Path, max_pixels: int | None, own: Own | None) -> tuple[Any, Any, Frames | FramePictures | None]:
     """The processor's class; its image processor, on Pillow; and what prepares videos, None for a model that takes
     none. `own`: what exporters.own_processors finds in `folder`. UserError as in `load`."""
     from transformers import AutoImageProcessor
     from transformers.models.auto.processing_auto import processor_class_from_name
 
+    from exporters.frame_pictures import FramePictures
     from exporters.frames import Frames
 
     if own:
-        return own.processor, own.images, None
+        return own.processor, own.images, FramePictures(own.images) if own.video else None
     name = next((found for file in _NAMED_IN if (found := read(folder / file).get("processor_class"))), None)
     kind = processor_class_from_name(name or _usual(folder) or "")
     if not shows_pictures(folder) or kind is None:
@@ -68,7 +70,8 @@ def parts(folder: Path, max_pixels: int | None, own: Own | None) -> tuple[Any, A
         images = AutoImageProcessor.from_pretrained(
             folder, backend="pil", local_files_only=True, trust_remote_code=False
         )
-        return kind, images, Frames.of(folder, kind.__name__, images, share(max_pixels))
+        pictures = FramePictures.of(folder, kind.__name__, images)
+        return kind, images, pictures or Frames.of(folder, kind.__name__, images, share(max_pixels))
 
 
 def share(max_pixels: int | None) -> int | None:
@@ -124,8 +127,8 @@ class Processor:
             raise UserError(f"the model's processor refuses this prompt ({error})") from error
         return Prompt([int(i) for i in made["input_ids"][0]], _pictures(made, shown, videos))
 
-    def _frames(self) -> Frames:
-        found: Frames | None = getattr(self.processor, "video_processor", None)
+    def _frames(self) -> Frames | FramePictures:
+        found: Frames | FramePictures | None = getattr(self.processor, "video_processor", None)
         if found is None:
             raise UserError("this model takes no videos", remedy="give pictures in place of them")
         return found

@@ -95,7 +95,7 @@ WHEELS = {
     ),
     # Of use without its compiled half only: see torchvision_processor.py.
     "torchvision": Wheel(
-        "torchvision==0.29.2", "0875f7a23bd298813240f716c56df44ce72ddb45146589442a38edd0e1f59637", {}, {}
+        "torchvision==0.29.1", "2cb678029a5dd45afbbfa662fce49736827d52be33242b5a8a731e0db02ccdf5", {}, {}
     ),
     "av": Wheel("av==18.1.0", "8a032e8d8ebc73dec079364b9b4a6837638a2d106e8472314e685ffbf163e700", {}, {}),
 }

@@ -15,7 +15,7 @@ from contract import vision
 from contract.errors import UserError
 from exporters import count, processor, remote, spec
 from tests import real_code, remote_vision, vision_models
-from tests.exporters.test_processor import TEXT, Case, image_part, picture
+from tests.exporters.test_processor import TEXT, Case, image_part, picture, video_part
 
 IDS = vision_models.IDS
 # <IMG_CONTEXT> is the seventh from the end.
@@ -74,9 +74,19 @@ def test_a_checkpoint_that_does_not_cut_tiles(tmp_path: Path) -> None:
     assert made.pictures.pixels.shape == (1, 3, SIDE, SIDE)
 
 
-def test_videos_and_unknown_settings_are_refused(intern: Path, tmp_path: Path) -> None:
+def test_a_video_stands_as_the_model_card_has_it(intern: Path) -> None:
+    """Each frame in one tile, with its number before it."""
+    loaded = processor.load(intern)
+    made = loaded.prompt(Case([video_part(3, SIDE, SIDE), TEXT]).messages(), template=False)
+    text = "".join(f"Frame{i}: <img>{'<IMG_CONTEXT>' * 4}</img>\n" for i in (1, 2, 3)) + TEXT["text"]
+    assert made.ids == list(loaded.tokenizer(text)["input_ids"])
+    assert made.pictures is not None
+    assert made.pictures.pixels.shape == (3, 3, SIDE, SIDE)
+
+
+def test_videos_and_unknown_settings_are_refused(minicpm: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="takes no videos"):
-        processor.load(intern).prompt(
+        processor.load(minicpm).prompt(
             [{"role": "user", "content": [{"type": "video", "video": Image.new("RGB", (9, 9))}]}]
         )
     folder = remote_vision.write_processor("internvl_chat", tmp_path, use_thumbnail=False)

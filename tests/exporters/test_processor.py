@@ -20,6 +20,8 @@ from tests import torchvision_processor, vision_models
 FREE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 ONE_SIZE = ("internvl", "gemma3_image", "llava", "janus")
 SAMPLES = list(itertools.product((4, 7, 50, 301), (8.0, 23.976, 30.0), (0.5, 1, 2)))
+# Those of which InternVL takes a frame, and none twice: Hugging Face fails at others.
+ENOUGH = [(total, fps, wanted) for total, fps, wanted in SAMPLES if 1 <= int(total / fps * wanted) <= total]
 # Two of 255 levels, after normalisation: torchvision rounds otherwise than Pillow in each of two passes of resizing.
 ROUNDED = {"qwen2_vl": 2.01 / 255 / 0.261, "qwen2_5_vl": 2.01 / 255 / 0.261, "qwen3_vl": 2.01 / 255 / 0.5}
 
@@ -87,6 +89,13 @@ OF_ONE_SIZE = {
     "one": Case([image_part(90, 190), TEXT]),
     "two": Case([image_part(60, 60), TEXT, image_part(300, 80)]),
 }
+SIDE = vision_models.SIDE
+FRAMES = {  # of models to which a frame is a picture
+    "video": Case([video_part(5, SIDE, SIDE), TEXT]),
+    "video, resized": Case([video_part(4, 333, 444, fps=2.0), TEXT], tolerance=2.01 / 255 / 0.224),
+    "videos": Case([video_part(3, SIDE, SIDE), TEXT, video_part(3, SIDE, SIDE, fps=3.0)]),
+    "both": Case([image_part(SIDE, SIDE), video_part(2, SIDE, SIDE), TEXT, image_part(SIDE, SIDE)]),
+}
 
 
 def asked(name: str, case: Case, folder: Path) -> torchvision_processor.Question:
@@ -127,7 +136,9 @@ def theirs(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
     asking |= {
         (name, label): asked(name, case, folders[name]) for name in ONE_SIZE for label, case in OF_ONE_SIZE.items()
     }
+    asking |= {("internvl", label): asked("internvl", case, folders["internvl"]) for label, case in FRAMES.items()}
     asking |= {(name, "samples"): (folders[name], "samples", {"rows": SAMPLES}) for name in FREE}
+    asking["internvl", "samples"] = folders["internvl"], "samples", {"rows": ENOUGH}
     answers = torchvision_processor.ask(list(asking.values()), tmp_path_factory.mktemp("asked"))
     return dict(zip(asking, answers, strict=True))
 
@@ -161,6 +172,36 @@ def test_frames_are_sampled_as_by_hugging_face(
 ) -> None:
     frames = processor.load(folders[name]).processor.video_processor
     assert [frames.sample(*row).tolist() for row in SAMPLES] == theirs[name, "samples"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("label", FRAMES)
+def test_videos_whose_frames_are_pictures_are_hugging_faces(
+    label: str, folders: dict[str, Path], theirs: dict[tuple[str, str], Any]
+) -> None:
+    case, expected = FRAMES[label], theirs["internvl", label]
+    ours = processor.load(folders["internvl"]).prompt(case.messages())
+    assert ours.ids == list(expected["input_ids"][0])
+    assert ours.pictures is not None
+    assert ours.pictures.grids == ()
+    wanted = np.asarray(expected["pixel_values"], np.float32)
+    np.testing.assert_allclose(ours.pictures.pixels, wanted, atol=case.tolerance, rtol=0)
+
+
+@pytest.mark.slow
+def test_frames_that_are_pictures_are_sampled_as_by_hugging_face(
+    folders: dict[str, Path], theirs: dict[tuple[str, str], Any]
+) -> None:
+    frames = processor.load(folders["internvl"]).processor.video_processor
+    assert [frames.sample(*row).tolist() for row in ENOUGH] == theirs["internvl", "samples"]
+    assert frames.sample(4, 30.0, 0.1).tolist() == [2], "where it would take none"
+    assert frames.sample(3, 1.0, 9.0).tolist() == [0, 1, 2], "where it would take some twice"
+
+
+def test_videos_of_different_lengths_are_the_users_mistake(folders: dict[str, Path]) -> None:
+    parts = [video_part(2, SIDE, SIDE), video_part(3, SIDE, SIDE)]
+    with pytest.raises(UserError, match="videos of 2 and 3 frames; show them with as many each"):
+        processor.load(folders["internvl"]).prompt(Case(parts).messages())
 
 
 def check_pictures(label: str, case: Case, ours: Prompt, theirs: dict[str, Any]) -> None:
