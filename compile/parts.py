@@ -126,6 +126,8 @@ def restore(entry: Entry, whole: Path, target: Path) -> bool:
             return False
         os.replace(part, target)
         return True
+    except FileNotFoundError:  # a whole of another build, which removes it
+        return False
     finally:
         part.unlink(missing_ok=True)
 
