@@ -110,7 +110,7 @@ def restore(entry: Entry, whole: Path, target: Path) -> bool:
     except (ValueError, zlib.error):
         return False
     try:
-        with part.open("wb") as made, whole.open("rb") as source:
+        with part.open("wb") as made:
             for at, length, place in entry.pieces():
                 kept = max(0, min(length, begun - at))
                 blocks = [_blocks(target, at, kept)] if kept else []
@@ -118,7 +118,7 @@ def restore(entry: Entry, whole: Path, target: Path) -> bool:
                     blocks.append(iter([rest[kept:length]]))
                     rest = rest[length:]
                 else:
-                    blocks.append(_blocks(source.name, place + kept, length - kept))
+                    blocks.append(_blocks(whole, place + kept, length - kept))
                 for block in (block for some in blocks for block in some):
                     digest.update(block)
                     made.write(block)
@@ -132,7 +132,7 @@ def restore(entry: Entry, whole: Path, target: Path) -> bool:
         part.unlink(missing_ok=True)
 
 
-def _blocks(path: Path | str, at: int, length: int) -> Iterator[bytes]:
+def _blocks(path: Path, at: int, length: int) -> Iterator[bytes]:
     with open(path, "rb") as file:
         file.seek(at)
         while length > 0 and (block := file.read(min(CHUNK, length))):
