@@ -27,8 +27,9 @@ from contract.bmodel import HEADER, MAGIC, READER, Binary
 from contract.flatbuffer import Corrupt
 
 ALIGNMENT = 4096  # of the binary block in the file, and of each piece in it, as the compiler has them
-# Fields of the whole model: of all parts alike, the largest of all, or whole tables that all parts have.
-_ALIKE, _LARGEST = ("type", "version", "chip", "device_num", "bmodel_type"), ("neuron_size",)
+# Fields of the whole model: of all parts alike, the largest of all, or whole tables that all parts have. Nets for one
+# device (greedy_head) lie beside those that several share.
+_ALIKE, _LARGEST = ("type", "version", "chip", "bmodel_type"), ("neuron_size", "device_num")
 _MODULES = ("kernel_module", "cpuop_module")
 
 

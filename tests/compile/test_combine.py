@@ -125,6 +125,15 @@ def test_the_whole_holds_all_nets_and_equal_bytes_once(tmp_path: Path, three: li
     assert all(path.exists() for path in three)
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_nets_of_one_device_lie_beside_those_that_several_share(tmp_path: Path, order: int) -> None:
+    """As model_tool has it (tpu-mlir 1.30.2), whichever comes first."""
+    of_devices = [part(tmp_path / f"{n}/{n}.bmodel", {f"net{n}": weights(n)}, device_num=n) for n in (1, 2)]
+    whole = out(tmp_path)
+    combine.combine(of_devices[::order], whole, take=False)
+    assert bmodel.read(whole).devices == 2
+
+
 def test_what_does_not_make_one_bmodel_is_refused(tmp_path: Path, three: list[Path]) -> None:
     whole, twice = out(tmp_path), part(tmp_path / "t/t.bmodel", {"a": weights(9)})
     with pytest.raises(combine.Unfit, match="several parts hold a"):
