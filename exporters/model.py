@@ -96,11 +96,13 @@ class Decoder:
         """
         if not self.architecture.rotary or self.spec.alibi:
             return None
-        module = self._rotary()
-        tables = imported(self.architecture.tables or "patches.rotary:plain")
-        one = partial(tables, module, self.spec.layer_types[layer])
+        one = partial(self._tables, self._rotary(), self.spec.layer_types[layer])
         stacked = rotary.stacked if self.spec.rope_restarts else rotary.stacked_whole
         return stacked(one, length, self.spec.switches(length))
+
+    @property
+    def _tables(self) -> Any:
+        return imported(self.architecture.tables or "patches.rotary:plain")
 
     def _rotary(self) -> Any:
         """The model's own rotary module, with buffers that hold values."""
@@ -130,7 +132,7 @@ class Decoder:
             if checkpoint is not None:
                 positions = torch.from_numpy(assemble(checkpoint, weight, ""))
         tables, mask = self.rotary_tables(length, index), self.mask(length, index)
-        columns = rotary.columns_by_axis(self._rotary()) if self.spec.axes > 1 else None
+        columns = rotary.columns_by_axis(self._tables, self._rotary()) if self.spec.axes > 1 else None
         return Block(layer, self.spec, length, tables, mask, positions, self.stretch(length), columns, self._low_rank)
 
     def tower(self, size: Size, checkpoint: Checkpoint | None) -> nn.Module:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,20 +30,30 @@ def by_layer_type(module: Any, layer_type: str, length: int) -> Tables:
     return cos[0], sin[0]
 
 
-def by_axis(module: Any, layer_type: str, length: int) -> Tables:
-    """M-RoPE: positions [3, 1, length], here alike in time, height and width, as in text. The first half of the
-    columns, which the second repeats (`Chosen`)."""
-    cos, sin = module(torch.zeros(1), torch.arange(length)[None, None].expand(3, -1, -1))
+def by_axis(module: Any, layer_type: str, length: int, places: torch.Tensor | None = None) -> Tables:
+    """M-RoPE: positions [3, 1, length], here alike in time, height and width, as in text, unless `places` says others.
+    The first half of the columns, which the second repeats (`Chosen`)."""
+    alike = torch.arange(length)[None, None].expand(3, -1, -1)
+    cos, sin = module(torch.zeros(1), alike if places is None else places)
     half = cos.shape[-1] // 2
     return cos.reshape(length, -1)[:, :half], sin.reshape(length, -1)[:, :half]
 
 
-def columns_by_axis(module: Any) -> torch.Tensor:
-    """M-RoPE: which axis turns which columns of `by_axis`, float32 [3, size / 2], 1 or 0: a column's sine is not 0
+def pairs_by_axis(module: Any, layer_type: str, length: int, places: torch.Tensor | None = None) -> Tables:
+    """The same of a module whose columns lie side by side with those that repeat them (GLM-4.1V)."""
+
+    def sorted_halves(*given: torch.Tensor) -> Tables:
+        cos, sin = (torch.cat([t[..., ::2], t[..., 1::2]], dim=-1) for t in module(*given))
+        return cos, sin
+
+    return by_axis(sorted_halves, layer_type, length, places)
+
+
+def columns_by_axis(tables: Callable[..., Tables], module: Any) -> torch.Tensor:
+    """M-RoPE: which axis turns which columns of `tables`, float32 [3, size / 2], 1 or 0: a column's sine is not 0
     where its own axis alone stands at position 1."""
-    alone = torch.eye(3, dtype=torch.long)[..., None]  # [position of each axis, sequence, 1]
-    sine: torch.Tensor = module(torch.zeros(1), alone)[1]
-    return (sine[:, 0, : sine.shape[-1] // 2] != 0).float()
+    alone = torch.eye(3, dtype=torch.long)[:, None]  # [position of each axis, 1, sequence]
+    return (tables(module, "", 3, alone)[1] != 0).float()
 
 
 class Chosen(nn.Module):
