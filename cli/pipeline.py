@@ -25,6 +25,7 @@ from contract import manifest as manifests
 from contract.errors import UserError
 from contract.graphs import EMBEDDING_FILE
 from contract.manifest import Manifest
+from contract.towers import POSITIONS_FILE
 from exporters import spec as specs
 from exporters import tokenizer
 
@@ -82,16 +83,16 @@ def _publish(prepared: Prepared, started: float, records: Mapping[str, Record], 
         raise UserError("changed while the build read it", str(prepared.model_dir), "build again")
     manifest = _manifest(prepared, records, digests)
     target, config, part = folder / prepared.plan.bmodel, folder / "config", folder / "config.part"
-    table = folder / EMBEDDING_FILE
     shutil.rmtree(part, ignore_errors=True)
     _copy_config(prepared.model_dir, part)
     link.check_tokenizer(part, prepared.spec.vocab)
     (folder / manifests.NAME).unlink(missing_ok=True)
     _name(made, target, digests)
-    if prepared.options.host_embedding:
-        _name(folder / "work" / plan.TABLE / EMBEDDING_FILE, table, digests)
-    else:
-        table.unlink(missing_ok=True)  # of a recipe that has changed since
+    beside = {Path(path).name: folder / "work" / path for path in prepared.plan.beside}
+    for name in {EMBEDDING_FILE, POSITIONS_FILE} - beside.keys():
+        (folder / name).unlink(missing_ok=True)  # of a recipe that has changed since
+    for name, path in beside.items():
+        _name(path, folder / name, digests)
     shutil.rmtree(config, ignore_errors=True)
     part.rename(config)
     manifest.seconds["wall"] = time.monotonic() - started
@@ -163,7 +164,7 @@ def _manifest(prepared: Prepared, records: Mapping[str, Record], digests: Digest
         nets=nets,
         seconds=dict(seconds),
         sha256=sha256,
-        beside={name: sha for name, (_, sha) in records[plan.TABLE].outputs.items()} if options.host_embedding else {},
+        beside={name: records[step].outputs[name][1] for step, _, name in (p.partition("/") for p in made.beside)},
         inputs=_inputs(prepared, digests),
     )
 

@@ -86,6 +86,11 @@ def combine_order(nets: Sequence[graphs.GraphSpec]) -> tuple[graphs.GraphSpec, .
     return tuple(sorted(nets, key=lambda net: net.kind in followers))
 
 
+def combine(files: Sequence[str], out: str, *flags: str) -> tuple[str, ...]:
+    """The command that makes one bmodel of those in the steps' `files`."""
+    return ("python", "-m", "compile.combine", *flags, out, *(f"../{file}" for file in files))
+
+
 def _dynamic(kind: str, target: Target) -> bool:
     if kind == graphs.VIT:
         return target.dynamic_vit

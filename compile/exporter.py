@@ -25,6 +25,11 @@ def table(model: str, half: str, adapter: str | None) -> tuple[str, ...]:
     return _command("table", model, "--half", half, *_adapter(adapter))
 
 
+def positions(model: str) -> tuple[str, ...]:
+    """A tower's learned positions for a host that interpolates them."""
+    return _command("positions", model)
+
+
 def parity(model: str, options: Mapping[str, Any], prompt: str, trust: bool) -> tuple[str, ...]:
     """The host's rungs of the ladder; it finds the trace step's folder beside its own."""
     sizes = (*_sizes(options), "--positions", str(POSITIONS), *_adapter(options.get("adapter")))

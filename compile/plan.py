@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from compile import deploy, estimate, exporter, lengths, parts, quantization, sizes, vendor, vision
 from compile.names import bind_step, bmodel_file, group_of, is_joined, join_step, normalise, passing, template_step
 from compile.steps import COMPILER, EXPORTER, Plan, Step
-from contract import graphs
+from contract import graphs, towers
 from contract.ladder import PICTURES
 from contract.options import BUILD, folder_name
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 TABLES = (graphs.EMBEDDING, graphs.EMBEDDING_CACHE, graphs.LM_HEAD)  # nets that hold the vocabulary's table
 STORE = ".steps"
-TRACE, TABLE, PARITY, COMBINE, CONVERT = "trace", "table", "parity", "combine", "convert"
+TRACE, TABLE, POSITIONS, PARITY, COMBINE, CONVERT = "trace", "table", "positions", "parity", "combine", "convert"
 WEIGHTS, GRIDS = "weights.npz", "grids.npz"
 REBIND, REGRID = (Path(__file__).with_name(name) for name in ("rebind.py", "regrid.py"))
 # What the combining does is also what these say; it needs no compiler.
@@ -99,13 +99,13 @@ def make_plan(
     folder = out.absolute() / folder_name(recipe.name, asdict(options), asdict(settle(recipe, {})))
     build = _Build(recipe, spec, str(model_dir.absolute()), options, nets, trust, grid)
     tables = () if options.route == vendor.ROUTE else build.table_templates()
-    host = (build.table(geometry.half),) if options.host_embedding else ()
-    whole = build.combine(f"{folder.name}.bmodel")
+    host = tuple(build.beside(geometry.half))
+    beside = tuple(f"{step.name}/{file}" for step in host for file in step.outputs)
+    whole = build.combine(f"{folder.name}.bmodel", beside)
     making = (build.trace(), build.parity(), *host, *tables, *build.making(), whole)
     room = estimate.room(spec, grid)
-    references = estimate.references(spec, options.seq_length, options.history)
-    disk = estimate.disk(making, build.staying(), references, room)
-    return Plan(folder, making, nets, disk, folder.parent / STORE, room)
+    disk = estimate.disk(making, build.staying(), estimate.references(spec, options.seq_length, options.history), room)
+    return Plan(folder, making, nets, disk, folder.parent / STORE, room, beside)
 
 
 @dataclass(frozen=True)
@@ -150,11 +150,15 @@ class _Build:
         disk = size + max(estimate.deploy_disk(self.spec, group, *word) for word in deployed)
         return Step(bind_step(group), (command,), inputs, outputs, EXPORTER, 2**28 + 3 * size, disk, ("*",))
 
-    def table(self, half: str) -> Step:
-        """The embedding, for a host that looks it up."""
-        command = exporter.table(self.model, half, self.options.adapter)
-        memory = 2**28 + 3 * estimate.group_bytes(self.spec, "embedding")
-        return Step(TABLE, (command,), self.weights(), (graphs.EMBEDDING_FILE,), EXPORTER, memory)
+    def beside(self, half: str) -> Iterator[Step]:
+        """Files for the host: the embedding, where it looks tokens up, and positions that it interpolates."""
+        if self.options.host_embedding:
+            command = exporter.table(self.model, half, self.options.adapter)
+            memory = 2**28 + 3 * estimate.group_bytes(self.spec, "embedding")
+            yield Step(TABLE, (command,), self.weights(), (graphs.EMBEDDING_FILE,), EXPORTER, memory)
+        if self.spec.vision and self.spec.vision.given:
+            asked, made = (exporter.positions(self.model),), (towers.POSITIONS_FILE,)
+            yield Step(POSITIONS, asked, (self.model,), made, EXPORTER, 2**28)
 
     def parity(self) -> Step:
         command = exporter.parity(self.model, asdict(self.options), self.recipe.prompt, self.trust)
@@ -282,18 +286,14 @@ class _Build:
         """One bmodel of the nets of a group, which stores their weights once; what combines all needs no more of it."""
         files = tuple(f"{n.name}/{n.name}.bmodel" for n in deploy.combine_order(nets))
         made, inputs = f"{group}.bmodel", (*files, *map(str, COMBINER))
-        commands = (combine(files, made, "--bare"),)
+        commands = (deploy.combine(files, made, "--bare"),)
         return Step(join_step(group), commands, inputs, (made,), EXPORTER, 2**28, self.kept(group), (made,))
 
-    def combine(self, bmodel: str) -> Step:
+    def combine(self, bmodel: str, beside: Sequence[str]) -> Step:
         """One bmodel of all, into which these go."""
         files = tuple(dict.fromkeys(map(bmodel_file, deploy.combine_order(self.nets))))
-        # The table is none of its inputs, but what stands before it looks at all that is published (cli.link).
-        table = (f"{TABLE}/{graphs.EMBEDDING_FILE}",) if self.options.host_embedding else ()
-        inputs, outputs = (*files, *table, *map(str, COMBINER)), (bmodel, parts.INDEX)
-        return Step(COMBINE, (combine(files, bmodel),), inputs, outputs, EXPORTER, 2**28, parts.CHUNK, takes=True)
-
-
-def combine(files: Sequence[str], out: str, *flags: str) -> tuple[str, ...]:
-    """The command that makes one bmodel of those in the steps' `files`."""
-    return ("python", "-m", "compile.combine", *flags, out, *(f"../{file}" for file in files))
+        # What lies beside is none of its inputs, but what stands before it looks at all that is published (cli.link).
+        inputs, outputs = (*files, *beside, *map(str, COMBINER)), (bmodel, parts.INDEX)
+        return Step(
+            COMBINE, (deploy.combine(files, bmodel),), inputs, outputs, EXPORTER, 2**28, parts.CHUNK, takes=True
+        )

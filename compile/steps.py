@@ -51,7 +51,8 @@ class Plan:
     """`folder`: the build folder. `steps`: each after those it needs; of steps that could start, the first goes
     first. `nets`: every net, in the order of execution. `disk`: bytes that the folder may grow to. `store`: where
     finished steps are shared with other builds (compile.store); None where they are not. `room`: bytes of outputs and
-    of running steps' `disk` beyond which no further step starts while others run; 0 for no such bound."""
+    of running steps' `disk` beyond which no further step starts while others run; 0 for no such bound. `beside`: files
+    that the bmodel needs beside it, "<step>/<file>"."""
 
     folder: Path
     steps: tuple[Step, ...]
@@ -59,6 +60,7 @@ class Plan:
     disk: int
     store: Path | None = None
     room: int = 0
+    beside: tuple[str, ...] = ()
 
     @property
     def bmodel(self) -> str:

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 from contract.graphs import BFLOAT16, FLOAT32, INT32, VIT, GraphSpec, TensorSpec
 
+# The learned positions of a tower that takes them as the host has brought them to a picture's grid: float32
+# [1, H, side, side], in numpy's format. llm_convert's name and form.
+POSITIONS_FILE = "pos_embed_weight.npy"
+
 
 @dataclass(frozen=True)
 class VisionGeometry:
@@ -13,7 +17,8 @@ class VisionGeometry:
     grid is free; `picture`: [height, width] in pixels for one whose pictures have one size. `rows`: feature rows out
     of a launch, [rows, `hidden`]. `windows`: some layers attend within windows. `table`: positions are interpolated
     from a learned table. `queries`: a resampler makes so many rows of any grid. `deepstack`: so many more outputs like
-    that, for the decoder's first layers."""
+    that, for the decoder's first layers. `positions`: channels of the positions that the host gives (POSITIONS_FILE),
+    0 without."""
 
     hidden: int
     rows: int
@@ -25,6 +30,7 @@ class VisionGeometry:
     deepstack: int = 0
     queries: int = 0
     half: str = BFLOAT16
+    positions: int = 0
 
 
 def tower_mask(table: bool) -> str:
@@ -51,6 +57,8 @@ def vit(v: VisionGeometry) -> GraphSpec:
     if v.windows:
         inputs.append(TensorSpec("window_attn_mask", (1, 1, n, n), FLOAT32))
         inputs.append(TensorSpec("reverse_index", (v.rows,), INT32))
+    if v.positions:
+        inputs.append(TensorSpec("pos_embed", (n, v.positions), FLOAT32))
     return GraphSpec(VIT, VIT, None, tuple(inputs), features)
 
 

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from contract.errors import UserError
 from contract.graphs import MASKED
-from contract.towers import tower_mask
+from contract.learned import bicubic, bilinear
+from contract.towers import POSITIONS_FILE, tower_mask
 
 Grid = tuple[int, int, int]
 Array = NDArray[Any]
@@ -84,7 +85,8 @@ class Tower:
     `image_token`, `video_token`: ids of the placeholders. `steps_per_second`: how far positions move in one second
     of a video, 0 where each step in t moves them by 1. `steps_apart`: text stands between the steps of a video, each
     of which has its own box of positions. `queries`: rows that a resampler makes of a picture, whatever its grid; the
-    `table` is then chosen from, not interpolated; 0 without."""
+    `table` is then chosen from, not interpolated; 0 without. `given`: the host has the table, interpolates it and gives
+    `vit` what comes of it."""
 
     patches: int
     merge: int
@@ -99,14 +101,16 @@ class Tower:
     together: bool = False
     dynamic: bool = False
     queries: int = 0
+    given: bool = False
 
     def rows_of(self, grid: Grid) -> int:
         """Feature rows of a picture or video."""
         t, h, w = grid
         return self.queries or t * h * w // self.merge**2
 
-    def launches(self, pictures: Pictures) -> Iterator[tuple[dict[str, Array], int]]:
-        """The inputs of `vit` for each launch, by tensor name, and how many of its rows are real.
+    def launches(self, pictures: Pictures, table: Array | None = None) -> Iterator[tuple[dict[str, Array], int]]:
+        """The inputs of `vit` for each launch, by tensor name, and how many of its rows are real. `table`: of learned
+        positions, where they are `given`.
 
         A video takes as many steps in t at once as fit, which changes nothing: attention stays within a step.
         UserError for a picture, or one step of a video, of more than N patches.
@@ -121,9 +125,9 @@ class Tower:
             most = self.patches // (h * w)
             for start in range(0, t, most):
                 steps = min(most, t - start)
-                yield self._launch(pixels[start * h * w : (start + steps) * h * w], (steps, h, w))
+                yield self._launch(pixels[start * h * w : (start + steps) * h * w], (steps, h, w), table)
 
-    def _launch(self, pixels: Array, grid: Grid) -> tuple[dict[str, Array], int]:
+    def _launch(self, pixels: Array, grid: Grid, table: Array | None) -> tuple[dict[str, Array], int]:
         if self.queries:
             return self._resampled(pixels, grid), self.queries
         count, unit = len(pixels), self.merge**2
@@ -134,9 +138,13 @@ class Tower:
             pixels, places = (_permuted(values, order[0], unit) for values in (pixels, places))
         inputs = {"input_states": _padded(pixels, length), "position_ids": _padded(places, length)}
         frames = np.repeat(np.arange(grid[0]), grid[1] * grid[2])
-        if self.table:
-            inputs |= interpolation(grid, self.merge, self.table, length)
-        inputs[tower_mask(self.table > 0)] = mask(frames, length)
+        if self.given:
+            assert table is not None, POSITIONS_FILE
+            inputs["pos_embed"] = _padded(bicubic(places, *grid[1:], table), length)
+        elif self.table:
+            near = zip(("pos_idx", "pos_weight"), bilinear(places, *grid[1:], self.table), strict=True)
+            inputs |= {name: _padded(values, length) for name, values in near}
+        inputs[tower_mask(self.table > 0 and not self.given)] = mask(frames, length)
         if order is not None:
             inputs["window_attn_mask"] = mask(np.repeat(order[1], unit), length)
             back = np.arange(length // unit)
@@ -244,24 +252,6 @@ def mask(groups: Array, length: int) -> NDArray[np.float32]:
     numbers = np.full(length, -1)
     numbers[: len(groups)] = groups
     return np.where(numbers[:, None] == numbers, 0, MASKED).astype(np.float32)[None, None]
-
-
-def interpolation(grid: Grid, merge: int, side: int, length: int) -> dict[str, Array]:
-    """Bilinear interpolation of a learned [side * side] table to the picture's grid, corners on corners: the four
-    neighbours of each patch, `pos_idx` [N, 4] int32, and their weights, `pos_weight` [N, 4, 1]."""
-    t, h, w = grid
-    rows, columns = (np.linspace(0, side - 1, n, dtype=np.float32) for n in (h, w))
-    place = positions((1, h, w), merge)
-    y, x = rows[place[:, 0]], columns[place[:, 1]]
-    y0, x0 = y.astype(np.int64), x.astype(np.int64)
-    y1, x1 = np.minimum(y0 + 1, side - 1), np.minimum(x0 + 1, side - 1)
-    dy, dx = y - y0, x - x0
-    indices = np.stack([y0 * side + x0, y0 * side + x1, y1 * side + x0, y1 * side + x1], axis=1)
-    weights = np.stack([(1 - dy) * (1 - dx), (1 - dy) * dx, dy * (1 - dx), dy * dx], axis=1)
-    return {
-        "pos_idx": _padded(np.tile(indices, (t, 1)).astype(np.int32), length),
-        "pos_weight": _padded(np.tile(weights, (t, 1)).astype(np.float32), length)[..., None],
-    }
 
 
 def _permuted(values: Array, order: Array, unit: int) -> Array:

@@ -1,4 +1,4 @@
-"""The exporter's steps as commands, run by a plan in the exporter's environment: trace, bind, table, parity."""
+"""The exporter's steps as commands, run by a plan in the exporter's environment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from exporters import vision
 def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
-        {"trace": _trace, "bind": _bind, "table": _table, "parity": _parity}[args.command](args)
+        _COMMANDS[args.command](args)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
@@ -33,6 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     bind.add_argument("--grids", action="store_true", help="write down the grids of quantised weights as well")
     table = commands.add_parser("table", help="the embedding as a file that the host looks up")
     table.add_argument("--half", choices=HALVES, required=True, help="type of its values")
+    positions = commands.add_parser("positions", help="learned positions of a tower as a file that the host reads")
     parity = commands.add_parser("parity", help="Hugging Face against patched torch against ONNX Runtime")
     parity.add_argument("--graphs", type=Path, required=True, help="folder that holds the trace step's folder")
     parity.add_argument("--devices", type=int, default=1)
@@ -50,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--max-pixels", type=vision.size, metavar="HEIGHT,WIDTH", help="the largest picture")
     for command in (bind, table, parity):
         command.add_argument("--adapter", type=Path, help="folder of a LoRA adapter to merge")
-    for command in (trace, bind, table, parity):
+    for command in (trace, bind, table, positions, parity):
         command.add_argument("--model", type=Path, required=True, help="Hugging Face directory")
         command.add_argument("--out", type=Path, default=Path("."))
     return parser
@@ -82,6 +83,13 @@ def _table(args: argparse.Namespace) -> None:
     table.write(Checkpoint(args.model, args.adapter), spec.read(args.model), args.half, args.out)
 
 
+def _positions(args: argparse.Namespace) -> None:
+    from exporters import spec, table
+    from exporters.checkpoint import Checkpoint
+
+    table.write_positions(Checkpoint(args.model), spec.read(args.model), args.out)
+
+
 def _parity(args: argparse.Namespace) -> None:
     from exporters.model import Decoder
     from exporters.parity import climb
@@ -94,6 +102,8 @@ def _parity(args: argparse.Namespace) -> None:
 
         normed.apply(decoder, args.out / "reference")
 
+
+_COMMANDS = {"trace": _trace, "bind": _bind, "table": _table, "positions": _positions, "parity": _parity}
 
 if __name__ == "__main__":
     sys.exit(main())

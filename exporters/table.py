@@ -1,4 +1,5 @@
-"""The embedding table as a file beside the bmodel, for a host that looks tokens up itself (contract.graphs)."""
+"""Tables as files beside the bmodel: the embedding, for a host that looks tokens up itself (contract.graphs), and a
+tower's learned positions, for one that interpolates them (contract.towers)."""
 
 from __future__ import annotations
 
@@ -8,8 +9,9 @@ import numpy as np
 
 from contract.errors import UserError
 from contract.graphs import EMBEDDING_FILE
+from contract.towers import POSITIONS_FILE
 from exporters.architecture import find
-from exporters.bind import Weight, assemble
+from exporters.bind import Array, Weight, assemble
 from exporters.checkpoint import Checkpoint
 from exporters.spec import DecoderSpec
 
@@ -26,3 +28,17 @@ def write(checkpoint: Checkpoint, spec: DecoderSpec, half: str, out: Path) -> No
     if not np.isfinite(stored).all():
         raise UserError(f"{name} has values beyond {half}", str(checkpoint.folder), "use another MODE, or EMBED=chip")
     stored.tofile(out / EMBEDDING_FILE)
+
+
+def positions(checkpoint: Checkpoint, spec: DecoderSpec) -> Array:
+    """The learned positions of a tower, float32 [1, H, side, side]."""
+    vision, tower = find(spec.model_type).vision, spec.vision
+    assert vision
+    assert tower
+    name, side = f"{vision.prefix}{vision.table}.weight", tower.table
+    rows = assemble(checkpoint, Weight("positions", (name,), (side * side, tower.hidden)), "")
+    return np.ascontiguousarray(rows.T).reshape(1, tower.hidden, side, side)
+
+
+def write_positions(checkpoint: Checkpoint, spec: DecoderSpec, out: Path) -> None:
+    np.save(out / POSITIONS_FILE, positions(checkpoint, spec), allow_pickle=False)

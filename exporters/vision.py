@@ -30,7 +30,8 @@ class VisionSpec:
     pixels of a patch's side, `frames`: pictures of a video that make one patch in time. `merge`: patches per side
     that make one feature row. `picture`: side in pixels of a tower of one size, 0 where the grid is free; `rows`: its
     feature rows. `window`: side of an attention window in patches, 0 without; `full`: the blocks that attend beyond.
-    `table`: side of a learned table of positions that is interpolated. `deepstack`: the blocks whose states go, merged,
+    `table`: side of a learned table of positions that is interpolated, by the host alone where they are `given`.
+    `deepstack`: the blocks whose states go, merged,
     to the decoder's first layers as well. `queries`: rows that a resampler makes of any picture; `table` is then one
     that is chosen from. `size`: the usual largest picture, height and width in pixels.
     `image_token`, `video_token`, `steps_per_second`, `steps_apart`, `together`: see contract.vision.Tower.
@@ -55,6 +56,7 @@ class VisionSpec:
     full: tuple[int, ...] = ()
     table: int = 0
     deepstack: tuple[int, ...] = ()
+    given: bool = False
     steps_per_second: float = 0.0
     steps_apart: bool = False
     together: bool = False
@@ -107,7 +109,7 @@ class VisionSpec:
         patches = self.patches(size)
         places, rows = (self.window, self.table, axes), self.queries or patches // self.merge**2
         paces = (self.steps_per_second, self.steps_apart)
-        return Tower(patches, self.merge, rows, *tokens, *places, *paces, queries=self.queries)
+        return Tower(patches, self.merge, rows, *tokens, *places, *paces, queries=self.queries, given=self.given)
 
     def geometry(self, size: Size, half: str = BFLOAT16) -> VisionGeometry:
         """The sizes of the net, for the same build."""
@@ -115,10 +117,10 @@ class VisionSpec:
         if self.picture:
             return VisionGeometry(self.out_hidden, self.rows, picture=(self.picture, self.picture), half=half)
         patches, values = self.patches(size), self.channels * self.frames * self.patch**2
-        windows, table = self.window > 0, self.table > 0
+        windows, table = self.window > 0, self.table > 0 and not self.given
         rows = self.queries or patches // self.merge**2
         grid = (patches, values, (0, 0), windows, table, deep, self.queries)
-        return VisionGeometry(self.out_hidden, rows, *grid, half)
+        return VisionGeometry(self.out_hidden, rows, *grid, half, self.hidden if self.given else 0)
 
 
 @dataclass(frozen=True)
@@ -127,13 +129,14 @@ class Vision:
     "module:Class" of patches, made of the tower (Hugging Face's, with `swaps` in each of its blocks), its spec and the
     build's size. `whole`: the class of patches.whole that calls a model whose code comes with the checkpoint.
     `taken(spec)`: for parameters of ours that are neither the tower's own nor a swap's, the checkpoint's, and which of
-    its rows."""
+    its rows. `table`: the tower's learned positions, where the host gives them."""
 
     root: str
     module: str
     swaps: tuple[Swap, ...]
     blocks: str = "blocks"
     whole: str = ""
+    table: str = ""
     taken: Callable[[VisionSpec], Mapping[str, tuple[str, Rows]]] = lambda spec: {}
 
     @property

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from contract import graphs
 from contract.errors import UserError
-from contract.vision import Pictures
+from contract.towers import POSITIONS_FILE
+from contract.vision import Pictures, Tower
 from runtime.decoder import Shown
 from runtime.half import Array
 
@@ -25,6 +27,7 @@ class Sight:
 
     def __init__(self, engine: Engine) -> None:
         self._engine, self._tower = engine, engine.tower
+        self._table = learned(engine.bmodel, self._tower) if self._tower and self._tower.given else None
         self._known: OrderedDict[str, list[Array]] = OrderedDict()
 
     def positions(self, ids: Sequence[int], pictures: Pictures | None, limit: int) -> tuple[Array, int]:
@@ -82,7 +85,7 @@ class Sight:
         assert self._tower
         if digest not in self._known:
             outputs = []
-            for inputs, rows in self._tower.launches(picture):
+            for inputs, rows in self._tower.launches(picture, self._table):
                 found = self._engine.run(graphs.VIT, inputs)
                 outputs.append([values.reshape(-1, values.shape[-1])[:rows] for values in found.values()])
             self._known[digest] = [np.concatenate(parts) for parts in zip(*outputs, strict=True)]
@@ -90,3 +93,19 @@ class Sight:
                 self._known.popitem(last=False)
         self._known.move_to_end(digest)
         return self._known[digest]
+
+
+def learned(bmodel: Path, tower: Tower) -> Array:
+    """The positions that the host interpolates for `tower`, float32 [1, H, side, side]: of the file beside the bmodel,
+    mapped into memory. UserError where there is none, or another."""
+    path, side = bmodel.parent / POSITIONS_FILE, tower.table
+    if not path.is_file():
+        what = f"a model that sees as this one does needs its {POSITIONS_FILE} beside it"
+        raise UserError(what, str(bmodel), "take the one that was made with the bmodel")
+    try:
+        table: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if table.ndim != 4 or table.shape[2:] != (side, side) or table.dtype != np.float32:
+            raise ValueError(f"{table.dtype} {list(table.shape)}, where {side} x {side} float32 are needed")
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"no learned positions ({error})", str(path), "take the one made with the bmodel") from error
+    return table
