@@ -19,7 +19,18 @@ TABLES = (
     *("llama", "qwen2", "mistral", "qwen3", "phi3", "gemma", "gemma3", "glm"),
     *("falcon", "gpt_bigcode", "minicpm3", "deepseek_v2"),
     *("qwen", "baichuan", "chatglm", "internlm2"),
-    *("qwen_vl", "qwen3_vl", "gemma3_vl", "internvl", "internvl_chat", "llava", "janus", "minicpmv", "minicpmo"),
+    *(
+        "qwen_vl",
+        "qwen3_vl",
+        "glm4v",
+        "gemma3_vl",
+        "internvl",
+        "internvl_chat",
+        "llava",
+        "janus",
+        "minicpmv",
+        "minicpmo",
+    ),
 )
 
 

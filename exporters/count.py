@@ -44,6 +44,12 @@ PUBLISHED = {
         {"min_pixels": 65536, "max_pixels": 16777216},
         {"min_pixels": 4096, "max_pixels": 25165824},
     ),
+    "glm4v": Published(
+        "Glm4vProcessor",
+        "Glm4vImageProcessorPil",
+        {"size": {"shortest_edge": 12544, "longest_edge": 9633792}},
+        {"size": {"shortest_edge": 12544, "longest_edge": 47040000}},
+    ),
     "internvl": Published(
         "InternVLProcessor",
         "GotOcr2ImageProcessorPil",
@@ -95,12 +101,13 @@ class Counter:
             cut = grid[0] * grid[1] if grid else 0
             shown = f"the whole and {cut} slices, {cut + 1}" if cut else "1 picture"
             return Count(what, f"{shown} x {self._spec.queries}", (cut + 1) * self._spec.queries)
-        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+        from exporters.frames import Frames
 
         limits = processor.limits(self._images, self._size[0] * self._size[1])
         assert limits
+        assert isinstance(self._frames, Frames)
         with _refusing(what):
-            high, wide = smart_resize(height, width, self._spec.unit, limits["shortest_edge"], limits["longest_edge"])
+            high, wide = self._frames.picture(height, width, limits)
         return self._of_grid(what, (1, high // self._spec.patch, wide // self._spec.patch))
 
     def video(self, seconds: float, fps: float, size: Size | None = None) -> Count:

@@ -6,20 +6,20 @@ from typing import Any
 
 from exporters.architecture import Architecture
 from exporters.parts import attention
-from exporters.spec import DecoderSpec, llama_like
+from exporters.spec import DecoderSpec, llama_like, rope_of
 
 
 def rotary_size(spec: DecoderSpec) -> int:
     return spec.head_dim // 2
 
 
-def read(config: dict[str, Any]) -> DecoderSpec:
-    """The table's `rotary_size` holds for every published file; another share of the head is refused."""
-    rope = config.get("rope_parameters") or {}
-    share = config.get("partial_rotary_factor") or rope.get("partial_rotary_factor") or 0.5
+def read(config: dict[str, Any], usual: float = 0.5, **known: Any) -> DecoderSpec:
+    """The table's `rotary_size` holds for every published file; another share of the head is refused. `usual`: the
+    share where config.json does not say it."""
+    share = config.get("partial_rotary_factor") or rope_of(config).get("partial_rotary_factor") or usual
     if share != 0.5:
         raise KeyError("partial_rotary_factor of 0.5")
-    return llama_like(config)
+    return llama_like(config, **known)
 
 
 ARCHITECTURE = Architecture(

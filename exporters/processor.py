@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 VIDEO_SHARE = 4  # a frame of a video takes at most this part of a picture's pixels
 _NAMED_IN = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
+# Image processors whose limits are for all frames of a patch together, which a picture fills.
+_OF_FRAMES = ("Glm4vImageProcessorPil",)
 
 Message = dict[str, Any]
 
@@ -180,7 +182,8 @@ def limits(image_processor: Any, max_pixels: int | None) -> dict[str, int] | Non
     if max_pixels is None or not hasattr(image_processor, "merge_size"):
         return None
     size = image_processor.size
-    high = min(max_pixels, size["longest_edge"])
+    counted = image_processor.temporal_patch_size if type(image_processor).__name__ in _OF_FRAMES else 1
+    high = min(max_pixels * counted, size["longest_edge"])
     return {"shortest_edge": min(size["shortest_edge"], high), "longest_edge": high}
 
 

@@ -5,6 +5,7 @@ by ONNX Runtime.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from contract import graphs, towers
 from contract.graphs import Geometry
 from contract.ladder import MAX_ABS_ONNX, MAX_ABS_PATCHED, ONNX, PATCHED
 from contract.vision import Grid, Pictures
-from exporters import chain
+from exporters import chain, table
 from exporters.chain import Array, Call, distance
 from exporters.checkpoint import Checkpoint
 from exporters.model import Decoder
@@ -67,8 +68,13 @@ def arguments(model: Any, pictures: Pictures, ids: Sequence[int]) -> dict[str, t
     if not pictures.grids:
         kinds[given == model.config.image_token_id] = 1
         return {**found, "pixel_values": torch.from_numpy(pictures.pixels)}
+    if found:  # in the order in which they stand, since one token may stand for both (GLM-4.1V)
+        tokens = torch.tensor([model.config.image_token_id, model.config.video_token_id])
+        merged = model.config.vision_config.spatial_merge_size**2
+        rows = [math.prod(grid) // merged for grid in pictures.grids]
+        order = torch.tensor(pictures.videos, dtype=torch.int32) + 1
+        kinds[torch.isin(given, tokens)] = order.repeat_interleave(torch.tensor(rows))
     for number, (kind, pixels) in enumerate((("image", "pixel_values"), ("video", "pixel_values_videos"))):
-        kinds[given == getattr(model.config, f"{kind}_token_id")] = number + 1
         of_kind = [one for one in pictures.each() if one.videos == (bool(number),)]
         if of_kind:
             found[pixels] = torch.from_numpy(np.concatenate([one.pixels for one in of_kind]))
@@ -99,7 +105,8 @@ class Shown:
         assert truth.pictures is not None
         self.truth, self.pictures, self.folder = truth, truth.pictures, folder
         self.tower, net = spec.tower(size, decoder.spec.axes), towers.vit(spec.geometry(size))
-        self.launches = list(self.tower.launches(self.pictures))
+        positions = table.positions(checkpoint, decoder.spec) if spec.given else None
+        self.launches = list(self.tower.launches(self.pictures, positions))
         ours = self._run(chain.torch_runner(decoder.tower(size, checkpoint), net))
         theirs = self._run(chain.onnx_runner(self.folder / f"{graphs.VIT}.onnx"))
         self.torch_rows, self.onnx_rows = self._rows(ours), self._rows(theirs)

@@ -62,10 +62,7 @@ class GridTower(nn.Module):
 
     def forward(self, input_states: torch.Tensor, position_ids: torch.Tensor, *rest: torch.Tensor) -> Any:
         others = list(rest)
-        x = self.patch_embed(input_states)
-        if self.pos_embed is not None:
-            indices, weights = others.pop(0), others.pop(0)
-            x = x + (self.pos_embed(indices) * weights).sum(1)
+        x = self._embedded(input_states, others)
         rotary = self._rotary(position_ids)
         masks = [others.pop(0)] * 2
         if self.sizes.window:
@@ -77,10 +74,23 @@ class GridTower(nn.Module):
             x = block(x, cu_seqlens=None, position_embeddings=step)
             if number in self.sizes.deepstack:
                 outputs.append(self.deepstack_merger_list[self.sizes.deepstack.index(number)](x))  # type: ignore[index]
-        rows = self.merger(x)
+        rows = self._merged(x)
         if self.sizes.window:
             rows = nn.functional.embedding(others.pop(0), rows)
         return (rows, *outputs) if outputs else rows
+
+    def _embedded(self, input_states: torch.Tensor, others: list[torch.Tensor]) -> torch.Tensor:
+        """Patches to what the first block takes, [N, H]; of the `others` it takes what it needs, from either end."""
+        x: torch.Tensor = self.patch_embed(input_states)
+        if self.pos_embed is not None:
+            indices, weights = others.pop(0), others.pop(0)
+            x = x + (self.pos_embed(indices) * weights).sum(1)
+        return x
+
+    def _merged(self, x: torch.Tensor) -> torch.Tensor:
+        """What the last block gives, [1, N, H], to rows."""
+        rows: torch.Tensor = self.merger(x)
+        return rows
 
     def _rotary(self, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """cos and sin [1, N, D], half-split: the columns of the row, those of the column, and both again."""

@@ -52,7 +52,8 @@ def samples(processor: Any, rows: list[tuple[int, float, float]]) -> list[list[i
     from transformers.video_utils import VideoMetadata
 
     frames = processor.video_processor
-    return [frames.sample_frames(VideoMetadata(total, fps), fps=wanted).tolist() for total, fps, wanted in rows]
+    videos = [(VideoMetadata(total, fps, duration=total / fps), wanted) for total, fps, wanted in rows]
+    return [frames.sample_frames(video, fps=wanted).tolist() for video, wanted in videos]
 
 
 def patches(processor: Any, rows: list[tuple[int, int, int, dict[str, int]]]) -> list[int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.tiny import COMMON, THETA, WINDOW, values
-from tests.vision_chats import GEMMA_CHAT, INTERN_CHAT, JANUS_CHAT, LLAVA_CHAT, QWEN3_CHAT, QWEN_CHAT
+from tests.vision_chats import GEMMA_CHAT, GLM_CHAT, INTERN_CHAT, JANUS_CHAT, LLAVA_CHAT, QWEN3_CHAT, QWEN_CHAT
 
 VOCABULARY, LEARNED = 600, 570
 # The first ones as they are numbered at the end of Qwen's published vocabularies.
@@ -32,6 +32,7 @@ SPECIAL = (
     *("<img>", "</img>", "<IMG_CONTEXT>", "<video>"),
     *("<bos>", "<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>", "<image_soft_token>"),
     "<image>",
+    *("<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>", "<|image|>"),
 )
 IDS = {token: LEARNED + i for i, token in enumerate(SPECIAL)}
 WORDS = (
@@ -59,6 +60,22 @@ QWEN3_PICTURES = {
     "processor_class": "Qwen3VLProcessor",
     "image_processor_type": "Qwen2VLImageProcessorFast",
 }
+GLM_PICTURES = {
+    "size": {"shortest_edge": 12544, "longest_edge": 9633792},
+    "do_rescale": True,
+    "patch_size": 14,
+    "temporal_patch_size": 2,
+    "merge_size": 2,
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+    "processor_class": "Glm4vProcessor",
+    "image_processor_type": "Glm4vImageProcessor",
+}
+GLM_VIDEOS = {
+    **GLM_PICTURES,
+    "size": {"shortest_edge": 12544, "longest_edge": 47040000},
+    "video_processor_type": "Glm4vVideoProcessor",
+}
 QWEN3_VIDEOS = {
     **QWEN3_PICTURES,
     "size": {"longest_edge": 25165824, "shortest_edge": 4096},
@@ -70,7 +87,8 @@ QWEN3_VIDEOS = {
 class Tiny:
     """`text`, `vision`: what differs from COMMON and what the tower needs; `config`: what stands beside the two.
     `pictures`, `videos`: preprocessor_config.json, and video_preprocessor_config.json where there is one. `chat`: the
-    template. `flat`: config.json has the text's settings beside vision_config, as it was published. `processor`:
+    template. `flat`: config.json has the text's settings beside vision_config, as it was published; `spread`: those of
+    rope beside the text's others. `processor`:
     processor_config.json, where there is one. `tokens`: special tokens by the names that a processor knows them by.
     """
 
@@ -82,6 +100,7 @@ class Tiny:
     config: dict[str, Any] = field(default_factory=dict)
     videos: dict[str, Any] = field(default_factory=dict)
     flat: bool = False
+    spread: bool = False
     processor: dict[str, Any] = field(default_factory=dict)
     tokens: dict[str, str] = field(default_factory=dict)
 
@@ -144,6 +163,35 @@ CASES = {
         QWEN3_CHAT,
         QWEN_IDS,
         QWEN3_VIDEOS,
+    ),
+    "glm4v": Tiny(
+        "glm4v",
+        {
+            # Half of a head's 64 dimensions turn, as 2 * (4 + 6 + 6).
+            "rope_parameters": {**MROPE, "mrope_section": [4, 6, 6], "partial_rotary_factor": 0.5},
+            "max_position_embeddings": 512,
+        },
+        {
+            "depth": 3,
+            "hidden_size": 64,
+            "intermediate_size": 192,
+            "num_heads": 2,
+            "out_hidden_size": COMMON["hidden_size"],
+            "image_size": 70,  # learned positions of 5 by 5 patches
+        },
+        GLM_PICTURES,
+        GLM_CHAT,
+        {
+            "image_token_id": IDS["<|image|>"],
+            "video_token_id": IDS["<video>"],
+            "image_start_token_id": IDS["<|begin_of_image|>"],
+            "image_end_token_id": IDS["<|end_of_image|>"],
+            "video_start_token_id": IDS["<|begin_of_video|>"],
+            "video_end_token_id": IDS["<|end_of_video|>"],
+        },
+        GLM_VIDEOS,
+        spread=True,
+        tokens={"image_token": "<|image|>", "video_token": "<video>"},
     ),
     # Towers of one size: 4 by 4 patches.
     "internvl": Tiny(
@@ -290,6 +338,8 @@ def make(name: str, folder: Path, dtype: str = "float32", **config: Any) -> Path
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     if case.flat:
         _flatten(folder / "config.json")
+    if case.spread:
+        _spread(folder / "config.json")
     write_processor(name, folder)
     return folder
 
@@ -329,6 +379,14 @@ def _flatten(config: Path) -> None:
     vision = {key: value for key, value in nested["vision_config"].items() if key != "rope_parameters"}
     published = {**text, "rope_theta": rope["rope_theta"], "rope_scaling": scaling, **nested, "vision_config": vision}
     _write(config, {key: value for key, value in published.items() if key != "layer_types"})
+
+
+def _spread(config: Path) -> None:
+    published = json.loads(config.read_text())
+    text = published["text_config"]
+    rope = text.pop("rope_parameters")
+    text |= {key: rope.pop(key) for key in ("rope_theta", "partial_rotary_factor")} | {"rope_scaling": rope}
+    _write(config, published)
 
 
 def write_processor(name: str, folder: Path) -> None:

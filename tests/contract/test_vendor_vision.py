@@ -23,6 +23,11 @@ INPUT = re.compile(r'"top\.Input"\((%arg\d+)\).*loc\((#loc\d+)\)')
 TYPES = {"f32": "float32", "si32": "int32"}
 # What their code takes for granted: heads of 80 in the tower, and a key of older files.
 QWEN = {"vision_config": {"hidden_size": 160, "in_chans": 3}}
+# It looks for the decoder's settings where the first published files have them, beside the tower's.
+GLM = {
+    **{"hidden_size": 128, "num_attention_heads": 2, "partial_rotary_factor": 0.5, "rms_norm_eps": 1e-5},
+    **{"hidden_act": "silu", "rope_scaling": {"mrope_section": [4, 6, 6]}},
+}
 # What it asks config.json for and the published one leaves to its class; it knows no tower without its last layer.
 MINICPM = remote_vision.MINICPM["vision_config"] | {
     "layer_norm_eps": 1e-6,
@@ -33,6 +38,7 @@ CASES = {
     "qwen2_vl": ({"vision_config": {"embed_dim": 160, "in_chans": 3}}, (84, 56)),
     "qwen2_5_vl": (QWEN, (84, 56)),
     "qwen3_vl": ({}, (96, 64)),
+    "glm4v": (GLM, (112, 168)),
     "minicpmv": ({"vision_config": MINICPM, "drop_vision_last_layer": False}, (112, 140)),
 }
 Converted = Callable[[str], tuple[Path, Path]]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from contract.ladder import resolution
 from contract.vision import Grid, Pictures
@@ -36,7 +37,7 @@ class Built:
         return next(self.folder.glob("*.bmodel"))
 
 
-@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl", "gemma3_image", "internvl_chat", "minicpmv"])
+@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl", "glm4v", "gemma3_image", "internvl_chat", "minicpmv"])
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
     from patches import compat
 
@@ -59,7 +60,6 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def whole(checkpoint: Path, read: specs.DecoderSpec) -> Any:
     """Hugging Face's model, or that of the code beside the checkpoint."""
-    import torch
     from transformers import AutoModelForImageTextToText
 
     from exporters import remote
@@ -96,12 +96,24 @@ def prompt(
 
 def logits_of(built: Built, ids: list[int], pictures: Pictures | None, forced: Sequence[int]) -> Array:
     """Hugging Face's, at the last position of the prompt and behind each forced token."""
-    import torch
-
     given = show.arguments(built.model, pictures, [*ids, *forced]) if pictures else {}
+    tokens = {"input_ids": torch.tensor([[*ids, *forced]])}
+    both = pictures is not None and len(set(pictures.videos)) == 2
     with torch.no_grad():
-        out = built.model(input_ids=torch.tensor([[*ids, *forced]]), **given)
+        if both and built.vision.image_token == built.vision.video_token:
+            tokens, given = placed(built.model, tokens["input_ids"], given), {}
+        out = built.model(**tokens, **given)
     return np.asarray(out.logits[0, len(ids) - 1 :].numpy())
+
+
+def placed(model: Any, ids: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """What Hugging Face's parts make of pictures and videos in one prompt, put together here: where one token stands
+    for both, its own `forward` wants as many places for either as there are for the two."""
+    kinds, embeds = given.pop("mm_token_type_ids"), model.get_input_embeddings()(ids)
+    for kind, (name, pixels) in enumerate((("image", "pixel_values"), ("video", "pixel_values_videos")), 1):
+        features = getattr(model, f"get_{name}_features")(given.pop(pixels), given[f"{name}_grid_thw"]).pooler_output
+        embeds[kinds == kind] = torch.cat(features)
+    return {"inputs_embeds": embeds, "position_ids": model.model.get_rope_index(ids, kinds, **given)[0]}
 
 
 def distance(a: Array, b: Array) -> float:

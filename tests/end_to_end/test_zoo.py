@@ -32,7 +32,7 @@ CHIP_ONLY = ("f16",)
 CASES = [*tiny.CASES, *remote_models.CASES, *vision_models.CASES, *remote_vision.CASES]
 # The largest picture where the grid is free: small, and larger than the ladder's own, so that a launch has padding.
 PIXELS = {
-    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl"), "112,168"),
+    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "glm4v"), "112,168"),
     **dict.fromkeys(("minicpmv", "minicpmo"), "112,140"),
     "qwen3_vl": "128,192",
 }

@@ -15,7 +15,9 @@ from exporters import spec as specs
 from exporters.vision import Size, VisionSpec
 from tests import torchvision_processor, vision_models
 
-FREE = {"qwen2_vl": 14, "qwen2_5_vl": 14, "qwen3_vl": 16}
+FREE = {"qwen2_vl": 14, "qwen2_5_vl": 14, "qwen3_vl": 16, "glm4v": 14}
+PLACEHOLDERS = {"glm4v": "<|image|>"}
+OF_VIDEOS = {"qwen3_vl": 4096, "glm4v": 12544}  # their limits, of which this is the least, are for all frames
 LARGEST = (672, 896)
 SWEEP = 200
 
@@ -52,17 +54,18 @@ def test_pictures_have_the_tokens_that_hugging_face_makes_of_them(checkpoint: tu
     seen = set()
     for height, width in sizes(1500):
         shown = {"type": "image", "image": Image.new("RGB", (width, height))}
-        made = loaded.prompt([{"role": "user", "content": [shown]}]).ids.count(vision_models.IDS["<|image_pad|>"])
+        placeholder = vision_models.IDS[PLACEHOLDERS.get(name, "<|image_pad|>")]
+        made = loaded.prompt([{"role": "user", "content": [shown]}]).ids.count(placeholder)
         assert [counter.image(height, width).tokens for counter in counters] == [made] * 2, (height, width)
         seen.add(made)
     assert len(seen) > SWEEP / 4
 
 
 def films(name: str) -> list[tuple[int, int, int, dict[str, int]]]:
-    """Frames, height, width, and limits as Hugging Face is told them: those of Qwen3-VL are for all frames."""
-    most, low = LARGEST[0] * LARGEST[1] // 4, 4096 if name == "qwen3_vl" else 3136
+    """Frames, height, width, and limits as Hugging Face is told them."""
+    most, low = LARGEST[0] * LARGEST[1] // 4, OF_VIDEOS.get(name, 3136)
     return [
-        (frames, *size, {"shortest_edge": low, "longest_edge": most * frames if name == "qwen3_vl" else most})
+        (frames, *size, {"shortest_edge": low, "longest_edge": most * frames if name in OF_VIDEOS else most})
         for frames, size in zip([2, 3, 8, 21] * (SWEEP // 4), sizes(1500), strict=True)
     ]
 
@@ -79,7 +82,12 @@ def test_videos_have_the_patches_that_hugging_face_makes_of_them(checkpoints: di
 
 @pytest.mark.parametrize(
     ("name", "size", "tokens"),
-    [("qwen2_5_vl", (672, 896), 768), ("qwen2_vl", (28, 28), 4), ("qwen3_vl", (100, 100), 64)],
+    [
+        ("qwen2_5_vl", (672, 896), 768),
+        ("qwen2_vl", (28, 28), 4),
+        ("qwen3_vl", (100, 100), 64),
+        ("glm4v", (700, 900), 744),
+    ],
 )
 def test_the_arithmetic_is_shown(name: str, size: Size, tokens: int) -> None:
     made = count.counter(spec(name), name, None, LARGEST).image(*size)

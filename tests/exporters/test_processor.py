@@ -17,13 +17,17 @@ from exporters import processor
 from exporters.pictures import Video
 from tests import torchvision_processor, vision_models
 
-FREE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+FREE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v")
 ONE_SIZE = ("internvl", "gemma3_image", "llava", "janus")
 SAMPLES = list(itertools.product((4, 7, 50, 301), (8.0, 23.976, 30.0), (0.5, 1, 2)))
 # Those of which InternVL takes a frame, and none twice: Hugging Face fails at others.
 ENOUGH = [(total, fps, wanted) for total, fps, wanted in SAMPLES if 1 <= int(total / fps * wanted) <= total]
 # Two of 255 levels, after normalisation: torchvision rounds otherwise than Pillow in each of two passes of resizing.
-ROUNDED = {"qwen2_vl": 2.01 / 255 / 0.261, "qwen2_5_vl": 2.01 / 255 / 0.261, "qwen3_vl": 2.01 / 255 / 0.5}
+ROUNDED = {**dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "glm4v"), 2.01 / 255 / 0.261), "qwen3_vl": 2.01 / 255 / 0.5}
+# Image processors that take their limits for all frames of a patch; video processors that take them for all of a video.
+OF_FRAMES, OF_VIDEOS = ("glm4v",), {"qwen3_vl": 4096, "glm4v": 12544}
+SMALLEST = {"qwen3_vl": 65536, "glm4v": 12544}
+PLACEHOLDERS = {"glm4v": "<|image|>"}
 
 
 def noise(*shape: int) -> np.ndarray:
@@ -103,10 +107,12 @@ def asked(name: str, case: Case, folder: Path) -> torchvision_processor.Question
     videos = [part["video"] for part in case.parts if part["type"] == "video"]
     bare = [part if part["type"] == "text" else {"type": part["type"]} for part in case.parts]
     images_size, videos_size = case.sizes
-    if images_size and name == "qwen3_vl":
-        images_size = {**images_size, "shortest_edge": min(65536, images_size["longest_edge"])}
-    if videos_size and name == "qwen3_vl":  # of all frames together
-        videos_size = {"shortest_edge": 4096, "longest_edge": videos_size["longest_edge"] * len(videos[0].frames)}
+    if images_size and name in SMALLEST:
+        most = images_size["longest_edge"] * (2 if name in OF_FRAMES else 1)
+        images_size = {"shortest_edge": min(SMALLEST[name], most), "longest_edge": most}
+    if videos_size and name in OF_VIDEOS:
+        most = videos_size["longest_edge"] * len(videos[0].frames)
+        videos_size = {"shortest_edge": OF_VIDEOS[name], "longest_edge": most}
     question = {
         "messages": [{"role": "user", "content": bare}],
         "images": images,
@@ -227,7 +233,8 @@ def test_the_rows_of_a_picture_are_its_placeholders(folders: dict[str, Path]) ->
     for name in FREE:
         made = processor.load(folders[name]).prompt(Case([image_part(300, 200), TEXT]).messages())
         assert made.pictures is not None
-        assert made.ids.count(vision_models.IDS["<|image_pad|>"]) == len(made.pictures.pixels) // 4
+        placeholder = vision_models.IDS[PLACEHOLDERS.get(name, "<|image_pad|>")]
+        assert made.ids.count(placeholder) == len(made.pictures.pixels) // 4
 
 
 def test_without_a_template_the_placeholders_stand_where_the_pictures_do(folders: dict[str, Path]) -> None:

@@ -13,7 +13,7 @@ import pytest
 from contract.errors import UserError
 from exporters import architecture, spec
 from exporters.checkpoint import Checkpoint
-from tests import tiny
+from tests import tiny, vision_models
 
 
 def write(folder: Path, **config: Any) -> Path:
@@ -80,3 +80,16 @@ def test_two_tables_for_one_model_type_fail_loudly(monkeypatch: pytest.MonkeyPat
             architecture.tables()
     finally:
         architecture.tables.cache_clear()
+
+
+def test_a_decoder_inside_another_config(tmp_path: Path) -> None:
+    """The type of the weights stands outside; older files of GLM-4.1V have all of it there, which nobody else reads."""
+    folder = vision_models.make("glm4v", tmp_path, "bfloat16")
+    read = spec.read(folder)
+    assert (read.dtype, read.heads, read.kv_heads, read.axes, read.layers) == ("bfloat16", 2, 1, 3, 2)
+    config = spec.read_config(folder)
+    del config["text_config"]["partial_rotary_factor"]
+    with pytest.raises(UserError, match=r"lacks 'partial_rotary_factor of 0\.5'"):
+        spec.from_config("glm4v", config, "config.json")
+    with pytest.raises(UserError, match=r"take the config\.json that the hub has now"):
+        spec.from_config("glm4v", {**config.pop("text_config"), **config}, "config.json")
