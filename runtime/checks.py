@@ -17,6 +17,7 @@ _IDS = contract(graphs.EMBEDDING).inputs[0].name
 _POSITIONS, _MASK = (t.name for t in contract(graphs.BLOCK).inputs[1:])
 _TOP_K = contract(graphs.SAMPLE_HEAD).inputs[4].name
 _REVERSE = "reverse_index"
+_LEARNED = "pos_embed"
 _INT32 = np.iinfo(np.int32)
 
 
@@ -49,10 +50,11 @@ def fewer(spec: GraphSpec, given: Mapping[str, Array]) -> GraphSpec:
     count = len(given.get(spec.inputs[0].name, ()))
     if not 0 < count <= built or count * rows % built:
         raise UserError(f"{count} patches do not fit", spec.name, f"give at most {built}, in whole feature rows")
-    names, features = {t.name for t in spec.inputs}, spec.outputs[0]
+    names, features = {t.name: t for t in spec.inputs}, spec.outputs[0]
+    positions = names[_LEARNED].shape[1] if _LEARNED in names else 0
     sizes = (features.shape[1], count * rows // built, count, spec.inputs[0].shape[1], (0, 0))
     forms = (_REVERSE in names, "pos_idx" in names, len(spec.outputs) - 1)
-    return towers.vit(towers.VisionGeometry(*sizes, *forms, half=features.dtype))
+    return towers.vit(towers.VisionGeometry(*sizes, *forms, half=features.dtype, positions=positions))
 
 
 def token_ids(ids: object, vocab: int | None, where: str) -> list[int]:

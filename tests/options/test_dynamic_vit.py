@@ -58,6 +58,15 @@ def test_rows_are_those_of_a_static_tower(towers: tuple[Path, Path]) -> None:
 
 
 @pytest.mark.toolchain
+def test_positions_that_the_host_gives_are_as_many_as_the_patches(made: Made, tmp_path: Path) -> None:
+    """The ladder's picture is smaller than the largest."""
+    words = ("--mode", "bf16", "--max-pixels", "112,168", "--dynamic-vit")
+    done = manifest(made(vision_models.bare("glm4v", tmp_path / "sees"), *words))
+    assert done["status"] == "verified", done["reason"]
+    assert {"chip", "tokens"} <= {score["rung"] for score in done["parity"]}
+
+
+@pytest.mark.toolchain
 def test_a_quarter_of_the_patches_costs_well_under_half(towers: tuple[Path, Path]) -> None:
     """The compiler counts no cycles of dynamic nets, so: processor time of the simulator, the least of a few."""
     with opened(towers[1]) as engine:
