@@ -72,7 +72,7 @@ def word(spec: DecoderSpec, options: Options, kind: str) -> str:
 def check(spec: DecoderSpec, options: Options) -> None:
     """UserError, with the reason, where it would fail, or do something else than what was asked for."""
     _refuse(
-        (spec.model_type not in MODEL_TYPES, f"it rejects {spec.model_type}; it takes {one_of(MODEL_TYPES)}"),
+        (spec.model_type not in MODEL_TYPES, f"it builds no {spec.model_type} for us, but {one_of(MODEL_TYPES)}"),
         (options.devices > 1, "its nets for several devices lack the final norm in lm_head"),
         (options.head is not None, "it keeps lm_head in 16 bits, whatever is asked for"),
         (options.adapter is not None, "it does not merge adapters"),
