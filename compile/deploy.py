@@ -117,9 +117,11 @@ def _quantization(net: graphs.GraphSpec, quantize: str, target: Target) -> tuple
 
 
 def _parallel(kind: str, target: Target) -> tuple[str, ...]:
+    """A tower stays whole, on the first device: --dev-parallel (1.30.2) ends in a segmentation fault at InternVL's."""
     if kind in _SINGLE_CHIP:
         return ()
-    return ("--num_core", str(CHIPS[target.chip].cores), "--num_device", str(target.devices))
+    devices = 1 if kind == graphs.VIT else target.devices
+    return ("--num_core", str(CHIPS[target.chip].cores), "--num_device", str(devices))
 
 
 def _addr_mode(kind: str) -> str:

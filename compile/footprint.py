@@ -74,7 +74,7 @@ def footprint(
     alone = sum(_tensors(net, devices) for net in nets if net.kind in _ALONE) - cached
     scratch = max(_scratch(net, spec, word(net.kind)[0], devices) for net in nets if net.kind not in _ALONE)
     return Footprint(
-        estimate.KERNEL + devices * (weights + commands),
+        estimate.KERNEL + devices * (weights - tower + commands) + tower,  # which the first device alone holds
         weights,
         commands,
         scratch,
