@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 
 def check(recipe: Recipe, spec: DecoderSpec, options: Options) -> None:
-    """UserError for a head that the mode has no type for, for symmetry of nothing, for groups that do not fit."""
+    """UserError for a head that the mode has no type for, for symmetry of nothing, for groups that do not fit, and for
+    layers of 8 bits on several devices."""
     if options.head == "bf16" and MODES[options.mode].half != graphs.BFLOAT16:
         remedy = "leave it out: the head is float16 then, as all else; or use MODE=bf16"
         raise UserError(f"mode {options.mode} has no bfloat16", "--head", remedy)
@@ -36,6 +37,10 @@ def check(recipe: Recipe, spec: DecoderSpec, options: Options) -> None:
     for kind, word in words.items():
         if word.startswith("W4") and not (options.route == vendor.ROUTE and kind == graphs.LM_HEAD):
             _check_group(widths(spec, options.devices, kind), options)
+        if word.startswith("W8") and kind in graphs.LAYER_KINDS and options.devices > 1:
+            # --dev-parallel (1.30.2) aborts in opSliceAxis, at every group size, on bm1684x as on bm1688.
+            what, remedy = "the compiler does not split layers of 8 bits", "use 1, or MODE=int4, bf16 or f16"
+            raise UserError(what, "--devices", remedy)
         if word.startswith("W"):
             _check_outputs(_outputs(spec, options.devices, kind), options)
 
@@ -46,7 +51,8 @@ def _check_group(channels: Mapping[str, int], options: Options) -> None:
     for what, width in channels.items():
         if width % options.group_size:
             per = f" per device ({width})" if options.devices > 1 and what != "hidden size" else f" ({width})"
-            remedy = f"use {one_of(fits)}" if fits else "use MODE=int8"
+            coarser = "use MODE=int8" if options.devices == 1 else "use MODE=bf16"
+            remedy = f"use {one_of(fits)}" if fits else coarser
             raise UserError(f"group size {options.group_size} does not divide the {what}{per}", "--group-size", remedy)
 
 
