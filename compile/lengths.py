@@ -45,7 +45,11 @@ def check(spec: DecoderSpec, options: Options) -> None:
 
 def _check_dynamic(spec: DecoderSpec, options: Options) -> None:
     """Distances between positions are cut from tables at the built length. A norm of heads, and a choice of experts,
-    ends the process on the simulator when it is dynamic (tpu-mlir 1.30.2)."""
+    ends the process on the simulator when it is dynamic (tpu-mlir 1.30.2). So do several devices at any other length
+    than the built one, which --dev-parallel writes into the reshapes of q, k and v."""
+    if options.devices > 1:
+        what, remedy = "dynamic nets are not split over devices", f"{LEAVE_OUT}, or use --devices 1"
+        raise UserError(what, "--dynamic", remedy)
     swaps = find(spec.model_type).swaps
     if any("q_norm" in swap.sources(spec, options.devices) for swap in swaps):
         what = f"{spec.model_type} models norm their heads, which dynamic nets cannot"
