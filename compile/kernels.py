@@ -6,6 +6,9 @@ without a word (tpu-mlir 1.30.2; a block's cosine falls to 0.6), and it stays so
 once comes to that. So each step has a cache of its own, in its folder, with links to the kernels that are known to be
 whole; what it builds anew is added to them when the step has ended well. Kernels whose blocks do not fit the chip's
 memory (code 17: the compiler tries smaller ones next) are remembered as well, for they take as long to build.
+
+Of more kernels than CACHE_ITEMS, 100 where nobody says, the compiler removes the rest when it starts (ppl_jit.cpp), and
+does so through our links: it empties what they point to. So it is told of a number that no cache reaches.
 """
 
 from __future__ import annotations
@@ -18,9 +21,10 @@ import tempfile
 from pathlib import Path
 
 FOLDER = ".ppl"  # in the working directory of the compiler, which is the step's
-ENVIRONMENT = {"PPL_CACHE_PATH": FOLDER}
+ENVIRONMENT = {"PPL_CACHE_PATH": FOLDER, "CACHE_ITEMS": str(10**9)}
 _FLAGS, _BUILT, _UNFIT = "flag.txt", "0", "17"
 _DONE, _LIBRARIES = "compiled", "lib"  # all of a kernel that is read again
+_TRIED = "unfit"  # in place of these, where it does not fit
 
 
 class Kernels:
@@ -37,8 +41,8 @@ class Kernels:
         cache = step / FOLDER
         cache.mkdir()
         known = [path for path in sorted(self.folder.glob("*")) if path.name.isdigit()] if self._linked else []
-        codes = {path: _BUILT if (path / _DONE).exists() else _UNFIT for path in known}
-        for path in known:
+        codes = {path: code for path in known if (code := _code(path))}
+        for path in codes:
             (cache / path.name).symlink_to(path)
         (cache / _FLAGS).write_text("".join(f"{p.name} {code}\n" for p, code in codes.items()), encoding="ascii")
 
@@ -50,7 +54,7 @@ class Kernels:
         if odd := set(fresh.values()) - {_BUILT, _UNFIT}:
             return f"the compiler's kernel for attention could not be built (code {min(odd)}): it needs cmake and g++"
         built = [name for name, code in codes.items() if code == _BUILT]
-        if lost := [name for name in built if not any((cache / name / _LIBRARIES).glob("*.so"))]:
+        if lost := [name for name in built if not _has_library(cache / name)]:
             return f"the compiler's kernel {lost[0]} for attention is gone"
         if _left_out(step):
             return "the compiler left attention out of the net"
@@ -61,17 +65,29 @@ class Kernels:
 
     def _keep(self, made: Path, fits: bool) -> None:
         target = self.folder / made.name
-        if target.exists() or (fits and not (made / _DONE).is_file()):
+        if _code(target) or (fits and not (made / _DONE).is_file()):
             return
+        shutil.rmtree(target, ignore_errors=True)  # of one that lost its files
         self.folder.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=".", dir=self.folder))
         try:
             if fits:
                 shutil.copytree(made / _LIBRARIES, part / _LIBRARIES)
-                (part / _DONE).touch()
+            (part / (_DONE if fits else _TRIED)).touch()
             part.rename(target)
         finally:
             shutil.rmtree(part, ignore_errors=True)
+
+
+def _code(kernel: Path) -> str:
+    """What is known of a kernel in our cache; empty where that is nothing, or its files are gone."""
+    if (kernel / _TRIED).exists():
+        return _UNFIT
+    return _BUILT if (kernel / _DONE).exists() and _has_library(kernel) else ""
+
+
+def _has_library(kernel: Path) -> bool:
+    return any((kernel / _LIBRARIES).glob("*.so"))
 
 
 def _left_out(step: Path) -> bool:

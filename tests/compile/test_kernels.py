@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from compile.kernels import ENVIRONMENT, FOLDER, Kernels
+from compile.kernels import FOLDER, Kernels
 from tests import tiny
 from tests.end_to_end.test_line import RECIPE, hf2bmodel
 
@@ -99,6 +100,22 @@ def test_blocks_that_do_not_fit_are_no_fault_and_remembered(kernels: Kernels, st
     assert {path.name for path in kernels.folder.iterdir()} == {"11", "12"}
 
 
+def test_one_that_lost_its_files_is_not_taken_for_one_that_does_not_fit(
+    kernels: Kernels, step: Path, tmp_path: Path
+) -> None:
+    """It is not lent, and is kept again when it is built again."""
+    kernel(step, "11")
+    kernels.collect(step)
+    for path in (kernels.folder / "11").iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    second = lent(kernels, tmp_path / "second")
+    assert [path.name for path in (second / FOLDER).iterdir()] == ["flag.txt"]
+    assert (second / FOLDER / "flag.txt").read_text() == ""
+    kernel(second, "11")
+    assert kernels.collect(second) == ""
+    assert (lent(kernels, tmp_path / "third") / FOLDER / "flag.txt").read_text() == "11 0\n"
+
+
 def test_another_fault_beside_them_is_one(kernels: Kernels, step: Path) -> None:
     kernel(step, "11", 17)
     kernel(step, "12")
@@ -129,8 +146,11 @@ def test_attention_that_is_not_among_the_commands_is_told(
 
 
 @pytest.mark.toolchain
-def test_a_cache_of_the_users_that_lost_a_kernel_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The names of kernels come from a first build; then its cache says that they are built, and has none of them."""
+def test_neither_a_cache_that_lost_a_kernel_nor_one_of_many_does_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The names of kernels come from a first build; then a cache of the user's says that they are built, and has none
+    of them. Beside them lie more than the compiler would keep."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "first"))
     checkpoint = tiny.make("qwen2", tmp_path / "checkpoint")
     (tmp_path / "tiny.yaml").write_text(RECIPE.format(architecture="qwen2"))
@@ -143,12 +163,17 @@ def test_a_cache_of_the_users_that_lost_a_kernel_does_no_harm(tmp_path: Path, mo
         return int(json.loads(found.read_text())["nets"]["block_0"]["cycles"])
 
     wanted = cycles("clean")
-    known = [path.name for path in (tmp_path / "first/hf2bmodel/kernels").glob("*/*")]
+    (cache,) = (tmp_path / "first/hf2bmodel/kernels").iterdir()
+    known = [path.name for path in cache.iterdir()]
     assert known
+    for number in range(120):
+        shutil.copytree(next(cache.glob("*/compiled")).parent, cache / str(10**18 + number))
+    before = sorted(str(path.relative_to(cache)) for path in cache.rglob("*"))
+    assert cycles("many") == wanted
+    assert sorted(str(path.relative_to(cache)) for path in cache.rglob("*")) == before
     poisoned = tmp_path / "poisoned"
     poisoned.mkdir()
     (poisoned / "flag.txt").write_text("".join(f"{name} 0\n" for name in known))
-    (variable,) = ENVIRONMENT
-    monkeypatch.setenv(variable, str(poisoned))
+    monkeypatch.setenv("PPL_CACHE_PATH", str(poisoned))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "second"))
     assert cycles("again") == wanted
