@@ -165,7 +165,7 @@ class _Run:
             self.events.finished(step, news.seconds)
             self._finish(step, news)
             self._settle()
-        if changed := self._changed(self.sources.items(), self.work):
+        if changed := self._changed(self.sources.items()):
             self._explain(Failure("", changed=changed))
         return self.done
 
@@ -251,7 +251,8 @@ class _Run:
         if step.where == COMPILER:
             launcher = Launcher(launcher.runner, self.servers, self.env, self.kernels)
         folders = (self.work, self.logs)
-        changed = partial(self._changed, self._read(step), self.work / f"{step.name}.part")
+        taker = self.work / f"{step.name}.part" if step.takes else None
+        changed = partial(self._changed, self._read(step), taker)
         identity = self.ready.pop(step.name)
         job = (ClusterJob if self.cluster else Job)(
             step, launcher, identity, folders, self.digests, self.results, changed
@@ -285,10 +286,10 @@ class _Run:
         found = [(name, self.sources[name]) for name in step.inputs if name.startswith("/")]
         return found + [(str(path), digest) for _, path, digest in self.outputs.read(step, self.done)]
 
-    def _changed(self, read: Iterable[tuple[str, str]], reader: Path) -> str:
-        """The first of these that is not what it was; empty where all are. `reader`: the folder of the step that reads
-        them, and may have taken some."""
-        taken = parts.taken(reader)
+    def _changed(self, read: Iterable[tuple[str, str]], taker: Path | None = None) -> str:
+        """The first of these that is not what it was; empty where all are. `taker`: the folder of a step that may have
+        taken some."""
+        taken = parts.taken(taker) if taker else {}
         for name, digest in read:
             try:
                 if (taken.get(name) or self.digests.path(Path(name))) != digest:
