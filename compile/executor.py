@@ -137,9 +137,9 @@ class _Run:
         memory = sys.maxsize if cluster else resources.available_memory()
         self.admission = Admission(plan, self.outputs, self.done, memory)
         compiler = runners.get(COMPILER)
-        served = compiler and not compiler.docker and not cluster
         self.kernels = Kernels(compiler.identity, linked=not (compiler.docker or cluster)) if compiler else None
-        self.servers = forks.Servers({**compiler.environment(), **env}) if compiler and served else None
+        served = {} if cluster else {where: runner for where, runner in runners.items() if not runner.docker}
+        self.servers = {where: forks.Servers({**runner.environment(), **env}) for where, runner in served.items()}
 
     def loop(self) -> dict[str, Record]:
         self._settle()
@@ -180,20 +180,20 @@ class _Run:
         """End what still runs, and wait until it is gone."""
         for job in self.running.values():
             job.stop()
-        if self.servers:
-            self.servers.abandon()
+        for servers in self.servers.values():
+            servers.abandon()
         for job in self.running.values():
             job.join()
-        if self.servers:
-            self.servers.close()
+        for servers in self.servers.values():
+            servers.close()
         with contextlib.suppress(OSError):  # it is but a memory
             self.digests.save()
 
     def _warm(self) -> None:
         """Start the servers that steps will want, while other steps run."""
-        commands = (c for step in self.waiting.values() if step.where == COMPILER for c in step.commands)
-        if self.servers and self.servers.warm(command[0] for command in commands):
-            self.admission.memory -= forks.MEMORY
+        for where, servers in self.servers.items():
+            commands = (c for step in self.waiting.values() if step.where == where for c in step.commands)
+            self.admission.memory -= servers.warm(commands)
 
     def _settle(self) -> None:
         """Skip what is up to date. In the plan's order, so that one pass finds all of it."""
@@ -247,9 +247,8 @@ class _Run:
     def _launch(self, step: Step) -> None:
         if step.name in self.gates:
             self.gates[step.name]()
-        launcher = Launcher(self.runners[step.where], None, self.env)
-        if step.where == COMPILER:
-            launcher = Launcher(launcher.runner, self.servers, self.env, self.kernels)
+        kernels = self.kernels if step.where == COMPILER else None
+        launcher = Launcher(self.runners[step.where], self.servers.get(step.where), self.env, kernels)
         folders = (self.work, self.logs)
         taker = self.work / f"{step.name}.part" if step.takes else None
         changed = partial(self._changed, self._read(step), taker)

@@ -1,4 +1,4 @@
-"""Starts commands of the compiler's Python tools as forks of a server that holds their imports: one a tool, one build.
+"""Starts commands of Python tools, the compiler's and ours, as forks of servers that hold their imports, for one build.
 
 Where a server cannot be had, or has ended, the step's log says why and there is no Child: the caller then starts the
 command as a process, which gives the same. compile.forkserver is the other end.
@@ -22,8 +22,22 @@ from typing import IO
 from compile import forkserver
 from compile.forkserver import LONGEST, READY
 
-TOOLS = ("model_transform.py", "model_deploy.py")
-MEMORY = 2**29  # bytes that both servers hold for themselves
+TORCH, ARRAYS = "steps with torch", "steps without torch"  # two servers: of these a build has many, and early ones
+_EXPORTERS = ("python", "-m", "exporters")
+# How the commands of each server begin.
+SERVED: dict[str, tuple[tuple[str, ...], ...]] = {
+    "model_transform.py": (("model_transform.py",),),
+    "model_deploy.py": (("model_deploy.py",),),
+    TORCH: ((*_EXPORTERS, "trace"), (*_EXPORTERS, "parity")),
+    ARRAYS: ((*_EXPORTERS, "bind"), ("python", "-m", "compile.combine")),
+}
+# Of ours, the modules to import ahead. (ONNX Runtime starts a thread, which no fork may have.)
+AHEAD = {
+    TORCH: ("exporters.__main__", "exporters.model", "exporters.trace", "exporters.parity"),
+    ARRAYS: ("exporters.__main__", "exporters.bind", "exporters.checkpoint", "compile.combine"),
+}
+# Bytes that a server holds for itself.
+MEMORY = {"model_transform.py": 2**28, "model_deploy.py": 2**28, TORCH: 2**29, ARRAYS: 2**26}
 PATIENCE = 120.0  # seconds for the imports
 GRACE = 5.0  # seconds to end
 _PYTHON = re.compile(r"#!\s*(?:/usr/bin/env\s+)?(\S*python[\d.]*)\s*\n")
@@ -52,7 +66,7 @@ class Child:
 
 
 class Servers:
-    """The servers of one build. `environment`: the compiler's, as its commands get it."""
+    """The servers of one build in one environment. `environment`: its variables, as its commands get them."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
@@ -60,13 +74,17 @@ class Servers:
         self._abandoned = False
         self._lock = threading.Lock()  # of the two above
 
-    def warm(self, tools: Iterable[str]) -> bool:
-        """Start the servers of those of `tools` that can have one, and wait for none. Whether there is any."""
-        return any([self._server(tool) for tool in set(tools) if tool in TOOLS])
+    def warm(self, commands: Iterable[tuple[str, ...]]) -> int:
+        """Start the servers that these commands can have, and wait for none. The bytes that they hold."""
+        wanted = set(map(server_of, commands)) - {""}
+        for name in wanted:
+            self._server(name)
+        return sum(MEMORY[name] for name in wanted)
 
     def start(self, command: tuple[str, ...], cwd: Path, log: IO[bytes]) -> Child | None:
         """Run `command` in `cwd`, its output to `log`. None where it has to be started as a process."""
-        return self._server(command[0]).start(command[1:], cwd, log) if command[0] in TOOLS else None
+        name = server_of(command)
+        return self._server(name).start(command[2 if name in AHEAD else 1 :], cwd, log) if name else None
 
     def abandon(self) -> None:
         """End the servers that are not ready, and with that every wait for them."""
@@ -81,20 +99,25 @@ class Servers:
         for server in self._servers.values():
             server.close()
 
-    def _server(self, tool: str) -> _Server:
+    def _server(self, name: str) -> _Server:
         with self._lock:
-            if tool not in self._servers:
-                self._servers[tool] = _Server(tool, self._environment)
+            if name not in self._servers:
+                self._servers[name] = _Server(name, self._environment)
                 if self._abandoned:
-                    self._servers[tool].abandon()
-            return self._servers[tool]
+                    self._servers[name].abandon()
+            return self._servers[name]
+
+
+def server_of(command: tuple[str, ...]) -> str:
+    """The name of the server that can run `command`; empty for most."""
+    return next((n for n, heads in SERVED.items() if any(command[: len(head)] == head for head in heads)), "")
 
 
 class _Server:
     """One server, seen from the build."""
 
-    def __init__(self, tool: str, environment: Mapping[str, str]) -> None:
-        self._tool = tool
+    def __init__(self, name: str, environment: Mapping[str, str]) -> None:
+        self._name = name
         self._reason: str | None = None  # why it does not serve; empty: it does; None: not known yet
         self._lock = threading.Lock()  # of _reason
         self._process: subprocess.Popen[bytes] | None = None
@@ -102,7 +125,7 @@ class _Server:
         with far:
             try:
                 self._process = subprocess.Popen(
-                    _command(tool, environment.get("PATH", os.defpath), far.fileno()),
+                    _command(name, environment.get("PATH", os.defpath), far.fileno()),
                     env=environment,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
@@ -120,7 +143,7 @@ class _Server:
                 return self._fork(arguments, cwd, log)
             except (OSError, ValueError) as error:
                 reason = str(error)
-        log.write(f"# {self._tool} runs without its fork server: {reason}\n".encode())
+        log.write(f"# {self._name} runs without its fork server: {reason}\n".encode())
         log.flush()
         return None
 
@@ -164,12 +187,15 @@ class _Server:
         return Child(near, int(answer))
 
 
-def _command(tool: str, path: str, control: int) -> list[str]:
-    """That starts the server, by the Python which the tool's first line names. OSError, ValueError if there is none."""
-    script = shutil.which(tool, path=path)
+def _command(name: str, path: str, control: int) -> list[str]:
+    """That starts the server; a tool's, by the Python that its first line names. OSError, ValueError: there is none."""
+    server = [forkserver.__file__, str(control)]
+    if name in AHEAD:
+        return [shutil.which("python", path=path) or "python", *server, "-m", *AHEAD[name]]
+    script = shutil.which(name, path=path)
     if not script:
         raise ValueError("it is not there")
     python = _PYTHON.match(Path(script).read_text(encoding="utf-8"))
     if not python:
         raise ValueError("it is no Python script")
-    return [shutil.which(python[1], path=path) or python[1], forkserver.__file__, str(control), script]
+    return [shutil.which(python[1], path=path) or python[1], *server, script]

@@ -1,13 +1,14 @@
-"""A process that has done the imports of a Python tool of the compiler, and forks for each of its commands.
+"""A process that has done the imports of a Python tool, and forks for each of its commands.
 
 Of the 3.9 s of a model_transform.py, 3.0 s are Python's start and imports (torch, transformers, onnxruntime); of the
-0.6 s of a model_deploy.py, 0.3 s. A fork runs the tool's script as Python would: same arguments, folder, log and exit
-code, in a process group of its own. What is imported ahead stands in the script.
+0.6 s of a model_deploy.py, 0.3 s; of our own steps' as much. A fork runs the tool as Python would: same arguments,
+folder, log and exit code, in a process group of its own. What is imported ahead of a script stands in it; of modules
+(`-m MODULE...`) these are, and each command names the one that it runs.
 
 It serves only if the imports all work and start no thread, since threads do not survive a fork. It ends, and every
 fork with it, when the other end of its socket is gone, however that process ended (compile.forks).
 
-It runs as a script in the compiler's environment (Python 3.10): standard library only, nothing of ours.
+It runs as a script in the tool's environment (the compiler's has Python 3.10): standard library only, nothing of ours.
 
 The socket keeps messages apart. On it go READY, or why not; then, for each command, a JSON list of folder and
 arguments with two files, the log and a socket of the command's own. There the server answers with the fork's number
@@ -26,6 +27,7 @@ import importlib
 import json
 import os
 import re
+import runpy
 import selectors
 import signal
 import socket
@@ -33,26 +35,27 @@ import sys
 import threading
 import traceback
 import types
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
+
+Run = Callable[["list[str]"], None]  # what a command's arguments do
 
 READY = b"ready"
 LONGEST = 2**17  # bytes of a message
 FORMAT = "onnx"  # what the tools read: of a script's imports on demand, those that speak of it are done ahead as well
 _ENTRY = re.compile(r"^from tpu_mlir\.entry import ", re.MULTILINE)  # a wheel's console script: it only starts the tool
+_HIDDEN = (__file__, runpy.__file__, "<frozen runpy>")  # frames that a traceback does not have without us
 _SET_PDEATHSIG = 1  # prctl's: the signal a process gets when its parent ends
 
 
-def main(control: int, script: str) -> NoReturn:
-    """Serve `script` on the socket `control`, or say there why not."""
+def main(control: int, script: str, modules: list[str]) -> NoReturn:
+    """Serve `script` on the socket `control`, or modules where it is `-m`; or say there why not."""
     link = socket.socket(fileno=control)
-    sys.path[0] = os.path.dirname(script)  # as for the script itself; ours hides modules of the standard library
     try:
-        text = Path(script).read_text(encoding="utf-8")
-        if _ENTRY.search(text):
-            _enter(control, Path(script).name)
+        run = _modules(modules) if script == "-m" else _script(control, script)
         link.set_inheritable(False)
-        code = _load(text, script)
         threads = len(os.listdir("/proc/self/task")) - 1
         if threads:
             raise RuntimeError(f"its imports started threads ({threads})")
@@ -64,7 +67,41 @@ def main(control: int, script: str) -> NoReturn:
     link.send(READY)
     cwd, *arguments = _Forks(link).serve()
     os.chdir(cwd)
-    _exit(_run(code, script, arguments))
+    _exit(_code(run, arguments))
+
+
+def _script(control: int, script: str) -> Run:
+    """Does the imports of a script; then it runs as `python SCRIPT` does, whose folder is the first of the path."""
+    sys.path[0] = os.path.dirname(script)  # ours hides modules of the standard library
+    text = Path(script).read_text(encoding="utf-8")
+    if _ENTRY.search(text):
+        _enter(control, Path(script).name)
+    code = _load(text, script)
+
+    def run(arguments: list[str]) -> None:
+        sys.argv = [script, *arguments]
+        module = types.ModuleType("__main__")
+        module.__dict__.update(__file__=script, __builtins__=builtins)
+        sys.modules["__main__"] = module
+        exec(code, module.__dict__)
+
+    return run
+
+
+def _modules(names: list[str]) -> Run:
+    """Imports modules; then one runs as `python -m MODULE` does, where the path begins with the command's folder."""
+    del sys.path[0]
+    for name in names:
+        importlib.import_module(name)
+
+    def run(arguments: list[str]) -> None:
+        name, *sys.argv[1:] = arguments
+        sys.path.insert(0, os.getcwd())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # that it is imported already: so it is meant
+            runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+    return run
 
 
 def _enter(control: int, tool: str) -> NoReturn:
@@ -88,14 +125,10 @@ def _load(text: str, script: str) -> types.CodeType:
     return compile(tree, script, "exec", dont_inherit=True)
 
 
-def _run(code: types.CodeType, script: str, arguments: list[str]) -> int:
-    """What Python does with a script. Its exit code."""
-    sys.argv = [script, *arguments]
-    module = types.ModuleType("__main__")
-    module.__dict__.update(__file__=script, __builtins__=builtins)
-    sys.modules["__main__"] = module
+def _code(run: Run, arguments: list[str]) -> int:
+    """The exit code with which Python would end."""
     try:
-        exec(code, module.__dict__)
+        run(arguments)
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):
             return int(end.code or 0)
@@ -103,7 +136,9 @@ def _run(code: types.CodeType, script: str, arguments: list[str]) -> int:
         return 1
     except Exception as error:
         trace = error.__traceback__
-        traceback.print_exception(type(error), error, trace and trace.tb_next)
+        while trace and trace.tb_frame.f_code.co_filename in _HIDDEN:
+            trace = trace.tb_next
+        traceback.print_exception(type(error), error, trace)
         return 1
     return 0
 
@@ -219,4 +254,4 @@ class _Forks:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3:])

@@ -53,7 +53,7 @@ class Launcher:
     def deferred(self, command: tuple[str, ...]) -> tuple[str, ...]:
         """What `command` leaves for us to start when it ends with DEFERRED; empty for most."""
         rest = command[command.index("--") + 1 :] if "--" in command else ()
-        return rest if self.servers and rest[:1] and rest[0] in forks.TOOLS else ()
+        return rest if self.servers and forks.server_of(rest) else ()
 
 
 class _Subprocess:

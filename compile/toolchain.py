@@ -28,6 +28,10 @@ from contract.modes import TOOLCHAINS
 REPOSITORY = Path(__file__).resolve().parent.parent
 MANAGED = ".venv-tpu-mlir"
 TOOLS = ("model_transform.py", "model_deploy.py", "model_tool")
+# Threads that wait sleep: steps beside this one want the cores. On 2 cores that four processes wanted, a tiny model's
+# parity step took 8.5 to 39.6 s of CPU with threads that spin (libgomp's way unless told), and 6.9 s with these.
+# OpenBLAS starts its threads at import, which a fork server may not have (compile.forkserver); the sums are torch's.
+EXPORTER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "1"}
 # What of ours decides the compiler's results.
 SCRIPTS = (REBIND, REGRID, NORMALISE, Path(kernels.__file__))
 TESTED = "1.30.2"  # the version every flag and figure here was measured with
@@ -111,7 +115,8 @@ def exporter() -> Runner:
     """This Python, with the digest of the exporter's sources."""
     folders = (REPOSITORY / name for name in ("exporters", "patches", "contract"))
     versions = " ".join(f"{name} {version}" for name, version in exporter_versions().items())
-    return Runner((str(Path(sys.executable).parent),), identity=f"{versions} {digest.sources(folders)}")
+    path = (str(Path(sys.executable).parent),)
+    return Runner(path, EXPORTER_ENVIRONMENT, identity=f"{versions} {digest.sources(folders)}")
 
 
 def exporter_versions() -> dict[str, str]:

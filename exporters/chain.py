@@ -167,7 +167,9 @@ def onnx_runner(path: Path) -> Run:
     """A graph in ONNX Runtime on the CPU. Integer outputs come back as int32, as the chip gives them."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # steps beside this one want the cores
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     wanted = {value.name for value in session.get_inputs()}
 

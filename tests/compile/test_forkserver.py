@@ -268,20 +268,40 @@ def test_the_real_tools_give_the_same_bytes(
     plan = make_plan(
         recipe, specs.read(model), model, tmp_path, options(recipe, seq_length=64, group_size=64)
     ).keeping()
-    compiled = ("transform.lm_head", "transform.block.0", "block_0", "lm_head")
-    steps = [step for step in plan.steps if step.name in ("trace", "bind.layer_0", "bind.head", *compiled)]
-    plan, runners = replace(plan, steps=tuple(steps)), toolchain.runners(toolchain.find())
-    folders, made = [plan.folder / "work" / name for name in compiled], []
-    for tools in (forks.TOOLS, ()):
-        monkeypatch.setattr(forks, "TOOLS", tools)
+    runners, made = toolchain.runners(toolchain.find()), []
+    for served in (forks.SERVED, {}):
+        monkeypatch.setattr(forks, "SERVED", served)
         executor.run(plan, runners, 2, Lines(Console()))
-        files = [path for folder in folders for path in folder.rglob("*") if path.is_file() and path.name != job.RECORD]
+        files = [path for path in (plan.folder / "work").glob("*/**/*") if path.is_file() and path.name != job.RECORD]
         made.append({path: STAMP.sub(b"", path.read_bytes()) for path in files})
         assert not any("fork server" in log.read_text() for log in (plan.folder / "logs").iterdir())
-        for folder in folders:
-            shutil.rmtree(folder)
+        shutil.rmtree(plan.folder)
+        plan.folder.mkdir()
     assert made[0] == made[1]
-    assert [path.suffix for path in made[0]].count(".bmodel") == 2
+    assert {"trace", "bind.layer_0", "block_0", "join.layer_0", "combine", "parity"} <= {p.parts[-2] for p in made[0]}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("bind", "--model", "nowhere", "--skeletons", ".", "--group", "head"),
+        ("bind", "--nonsense"),
+    ],
+    ids=" ".join,
+)
+def test_a_module_ends_in_a_fork_as_in_a_process(words: tuple[str, ...], tmp_path: Path) -> None:
+    runner, logs = toolchain.exporter(), []
+    servers = forks.Servers(runner.environment())
+    for launcher in (process.Launcher(runner), process.Launcher(runner, servers)):
+        with (tmp_path / "log").open("wb") as log:
+            how = ("python", "-m", "exporters", *words), tmp_path, log
+            child = launcher.fork(*how) if launcher.servers else launcher.start(*how)
+            assert child
+            logs.append((child.wait()[0], (tmp_path / "log").read_text()))
+    servers.close()
+    assert logs[0] == logs[1]
+    assert logs[0][0]
+    assert "nowhere" in logs[0][1] or "usage" in logs[0][1]
 
 
 @pytest.mark.toolchain
