@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cli import forecast
-from compile import cluster, deploy, estimate, plan, quantization, steps, toolchain, vendor, vision
+from compile import cluster, deploy, estimate, footprint, plan, quantization, steps, toolchain, vendor, vision
 from compile import script as scripts
 from contract.errors import UserError
 from contract.options import OPTIONS
@@ -80,7 +80,7 @@ def prepare(request: Request, say: Say) -> Prepared:
     foretold = None if request["model"] else _foretold(recipe, origin(request.recipe))
     if foretold:  # refuse before anything is fetched what the published config refuses
         options = vision.settle(foretold, options)
-        made = plan.make_plan(recipe, foretold, UNKNOWN, out, options, trusted)
+        made = _plan(request, recipe, foretold, UNKNOWN, options)
         forecast.check_memory(most, forecast.Sizes(recipe, foretold, options))
     tools = _toolchain(request, made.folder if foretold else out)
     if options.route == vendor.ROUTE:
@@ -99,7 +99,7 @@ def prepare(request: Request, say: Say) -> Prepared:
         model_dir = sources.resolve(recipe, request["model"], sources.cache_folder(), say)
     spec = specs.read(model_dir)
     options, grid = _grid(model_dir, spec, vision.settle(spec, options), request.chosen.get("group_size"))
-    made = plan.make_plan(recipe, spec, model_dir, out, options, trusted, grid)
+    made = _plan(request, recipe, spec, model_dir, options, grid)
     forecast.check_memory(most, forecast.Sizes(recipe, spec, options, grid))
     architecture = find(spec.model_type)
     if architecture.remote:
@@ -109,6 +109,16 @@ def prepare(request: Request, say: Say) -> Prepared:
     if grid:
         grids.check(checkpoint)
     return Prepared(request, recipe, model_dir, spec, options, made, tools, grid)
+
+
+def _plan(
+    request: Request, recipe: Recipe, spec: specs.DecoderSpec, model_dir: Path, options: plan.Options, grid: int = 0
+) -> steps.Plan:
+    """On Ray, where a step may run twice, the parts of a bmodel stay until it is whole."""
+    out, trusted = Path(request["out"]), request["trust_remote_code"]
+    made = plan.make_plan(recipe, spec, model_dir, out, options, trusted, grid)
+    parts = footprint.footprint(recipe, spec, options, made.nets, grid).file if request["executor"] == "ray" else 0
+    return replace(made, disk=made.disk + parts)
 
 
 def _executor(request: Request) -> None:

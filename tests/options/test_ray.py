@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import threading
@@ -121,6 +122,19 @@ def test_without_the_extra_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(UserError, match=r"--executor ray: Ray is not installed; pip install 'hf2bmodel\[ray\]'"):
         Cluster()
+
+
+def test_the_plan_counts_that_the_parts_of_the_bmodel_stay() -> None:
+    """Where a step may run twice, none takes its inputs."""
+    pytest.importorskip("ray", reason="the extra hf2bmodel[ray] is not installed")
+    runs = ((), ("--executor", "ray", "--jobs", "2"))
+    here, there = (hf2bmodel("build", "qwen2.5-7b", "--plan", *words).stderr for words in runs)
+    sizes = [
+        [float(found[1]) for found in re.finditer(r"^  (?:disk|bmodel) +([\d.]+) GiB", said, re.MULTILINE)]
+        for said in (here, there)
+    ]
+    (disk, bmodel), (disk_there, _) = sizes
+    assert disk_there - disk == pytest.approx(bmodel, abs=0.06)  # each is rounded
 
 
 @pytest.mark.toolchain
