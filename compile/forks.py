@@ -38,6 +38,8 @@ AHEAD = {
 }
 # Bytes that a server holds for itself.
 MEMORY = {"model_transform.py": 2**28, "model_deploy.py": 2**28, TORCH: 2**29, ARRAYS: 2**26}
+# Where who starts builds one after the other, as our tests do, keeps servers for all of them: JSON, sockets by name.
+LENT = "HF2BMODEL_SERVERS"
 PATIENCE = 120.0  # seconds for the imports
 GRACE = 5.0  # seconds to end
 _PYTHON = re.compile(r"#!\s*(?:/usr/bin/env\s+)?(\S*python[\d.]*)\s*\n")
@@ -70,7 +72,8 @@ class Servers:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
-        self._servers: dict[str, _Server] = {}
+        lent = json.loads(environment.get(LENT, "{}"))
+        self._servers = {name: _Server(name, socket.socket(fileno=os.dup(number))) for name, number in lent.items()}
         self._abandoned = False
         self._lock = threading.Lock()  # of the two above
 
@@ -85,6 +88,11 @@ class Servers:
         """Run `command` in `cwd`, its output to `log`. None where it has to be started as a process."""
         name = server_of(command)
         return self._server(name).start(command[2 if name in AHEAD else 1 :], cwd, log) if name else None
+
+    def lend(self, names: Iterable[str]) -> dict[str, int]:
+        """For a process that inherits these sockets and gets them as LENT. Waits for the servers."""
+        servers = {name: self._server(name) for name in names}
+        return {name: server.control.fileno() for name, server in servers.items() if not server.wait()}
 
     def abandon(self) -> None:
         """End the servers that are not ready, and with that every wait for them."""
@@ -102,7 +110,7 @@ class Servers:
     def _server(self, name: str) -> _Server:
         with self._lock:
             if name not in self._servers:
-                self._servers[name] = _Server(name, self._environment)
+                self._servers[name] = _Server.started(name, self._environment)
                 if self._abandoned:
                     self._servers[name].abandon()
             return self._servers[name]
@@ -116,15 +124,18 @@ def server_of(command: tuple[str, ...]) -> str:
 class _Server:
     """One server, seen from the build."""
 
-    def __init__(self, name: str, environment: Mapping[str, str]) -> None:
-        self._name = name
-        self._reason: str | None = None  # why it does not serve; empty: it does; None: not known yet
+    def __init__(self, name: str, control: socket.socket, process: subprocess.Popen[bytes] | None = None) -> None:
+        """`process`: None where it is another process's, and serves."""
+        self._name, self.control, self._process = name, control, process
+        self._reason = None if process else ""  # why it does not serve; empty: it does; None: not known yet
         self._lock = threading.Lock()  # of _reason
-        self._process: subprocess.Popen[bytes] | None = None
-        self._control, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    @classmethod
+    def started(cls, name: str, environment: Mapping[str, str]) -> _Server:
+        control, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with far:
             try:
-                self._process = subprocess.Popen(
+                process = subprocess.Popen(
                     _command(name, environment.get("PATH", os.defpath), far.fileno()),
                     env=environment,
                     stdin=subprocess.DEVNULL,
@@ -134,10 +145,13 @@ class _Server:
                     pass_fds=[far.fileno()],
                 )
             except (OSError, ValueError) as error:
-                self._reason = str(error)
+                server = cls(name, control)
+                server._reason = str(error)
+                return server
+        return cls(name, control, process)
 
     def start(self, arguments: tuple[str, ...], cwd: Path, log: IO[bytes]) -> Child | None:
-        reason = self._wait()
+        reason = self.wait()
         if not reason:
             try:
                 return self._fork(arguments, cwd, log)
@@ -152,7 +166,7 @@ class _Server:
             self._process.kill()
 
     def close(self) -> None:
-        self._control.close()
+        self.control.close()
         if self._process:
             try:
                 self._process.wait(GRACE)
@@ -160,16 +174,16 @@ class _Server:
                 self._process.kill()
                 self._process.wait()
 
-    def _wait(self) -> str:
+    def wait(self) -> str:
         """Until it is known whether it serves: why not, or empty."""
         with self._lock:
             if self._reason is None:
-                self._control.settimeout(PATIENCE)
+                self.control.settimeout(PATIENCE)
                 try:
-                    hello = self._control.recv(LONGEST)
+                    hello = self.control.recv(LONGEST)
                 except OSError as error:
                     hello = str(error).encode()
-                self._control.settimeout(None)
+                self.control.settimeout(None)
                 self._reason = "" if hello == READY else hello.decode(errors="replace") or "it ended at its start"
                 if self._reason and self._process:
                     self._process.kill()
@@ -180,7 +194,7 @@ class _Server:
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with far:
             message = json.dumps([str(cwd), *arguments]).encode()
-            socket.send_fds(self._control, [message], [log.fileno(), far.fileno()])
+            socket.send_fds(self.control, [message], [log.fileno(), far.fileno()])
         answer = near.recv(LONGEST).decode()
         if not answer.isdecimal():
             raise ValueError(answer or "it has ended")

@@ -20,7 +20,7 @@ from transformers.video_utils import VideoMetadata, make_batched_metadata, make_
 PROCESSORS = ("InternVLProcessor",)
 
 
-class FramePictures(VideoProcessorMixin):
+class FramePictures(VideoProcessorMixin):  # type: ignore[misc]
     """A video processor without torchvision. `shift`: as InternVL's `initial_shift`, True: frames from the middle of
     the stretches that they stand for."""
 
@@ -49,7 +49,7 @@ class FramePictures(VideoProcessorMixin):
         start = total / count / 2 if self._shift is True else float(self._shift)
         return torch.arange(start, total, total / count).int().numpy().astype(np.int64)
 
-    def __call__(self, videos: Any, video_metadata: Any = None, **_: Any) -> BatchFeature:  # type: ignore[override]
+    def __call__(self, videos: Any, video_metadata: Any = None, **_: Any) -> BatchFeature:
         """Videos [frames, height, width, 3] uint8, already sampled, as Hugging Face's video processor gives them:
         [videos, frames, 3, height, width]. ValueError for videos of different lengths, which it does not take."""
         videos = make_batched_videos(videos)

@@ -125,7 +125,7 @@ FAMILIES = {
 }
 
 
-class Frames(VideoProcessorMixin):
+class Frames(VideoProcessorMixin):  # type: ignore[misc]
     """A video processor without torchvision. `max_pixels`: of a frame; None leaves the checkpoint's limit."""
 
     def __init__(self, family: Family, image_processor: Any, settings: Settings, max_pixels: int | None = None):
@@ -176,7 +176,7 @@ class Frames(VideoProcessorMixin):
             raise ValueError(f"it says that it has {total} frames; {self.temporal_patch_size} are needed")
         return self._family.sample(total, fps, wanted_fps, self._settings)
 
-    def __call__(self, videos: Any, video_metadata: Any = None, **_: Any) -> BatchFeature:  # type: ignore[override]
+    def __call__(self, videos: Any, video_metadata: Any = None, **_: Any) -> BatchFeature:
         """Videos [frames, height, width, 3] uint8, already sampled, as Hugging Face's video processors give them."""
         videos = make_batched_videos(videos)
         metadata: list[VideoMetadata] = make_batched_metadata(videos, video_metadata)

@@ -43,7 +43,8 @@ def image(path: Path) -> Image:
     if not path.is_file():
         raise UserError("no such picture", str(path), "name a file")
     try:
-        return load_image(str(path))
+        picture: Image = load_image(str(path))
+        return picture
     except UnidentifiedImageError as error:
         raise UserError("not a picture", str(path), _OTHER_PICTURE) from error
     except DecompressionBombError as error:

@@ -10,13 +10,18 @@ from typing import Any
 
 import pytest
 
-from tests import tiny
+from tests import servers, tiny
 
 # Tests never ask a model hub: what they need is made here or comes from a package registry.
 os.environ["HF_HUB_OFFLINE"] = "1"
 # What a shell starts in the background ignores it, and so would we and the commands that tests start and interrupt.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    servers.wanted = item.get_closest_marker("toolchain") is not None
 
 
 @pytest.hookimpl(optionalhook=True)

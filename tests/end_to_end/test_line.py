@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from compile import forks
+from tests import servers
 
 ROOT = Path(__file__).parent.parent.parent
 pytestmark = pytest.mark.toolchain
@@ -27,9 +31,14 @@ prompt: "Hello"
 Build = Callable[..., tuple[Path, subprocess.CompletedProcess[str]]]
 
 
-def hf2bmodel(*words: str) -> subprocess.CompletedProcess[str]:
+def hf2bmodel(*words: str, warm: bool = True) -> subprocess.CompletedProcess[str]:
+    """The command line. `warm`: a build of a test with the compiler may use the test run's fork servers."""
     command = [sys.executable, "-m", "cli.main", *words]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    lent = servers.lent() if warm and words[0] == "build" else {}
+    env = {**os.environ, forks.LENT: json.dumps(lent)}
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, env=env, pass_fds=list(lent.values())
+    )
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +49,8 @@ def build(tmp_path_factory: pytest.TempPathFactory, checkpoint: Callable[[str], 
     def run(name: str, *options: str) -> tuple[Path, subprocess.CompletedProcess[str]]:
         recipe = out / "tiny.yaml"
         recipe.write_text(RECIPE.format(architecture=name.split("-")[0]))
-        done = hf2bmodel("build", str(recipe), "--model", str(checkpoint(name)), "--out", str(out / name), *options)
+        words = ("--model", str(checkpoint(name)), "--out", str(out / name), *options)
+        done = hf2bmodel("build", str(recipe), *words, warm=False)  # as for a user, who has no test run
         made = max((out / name).glob("*/manifest.json"), key=lambda p: p.stat().st_mtime).parent
         return made, done
 
