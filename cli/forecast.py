@@ -46,7 +46,7 @@ def _facts(prepared: Prepared) -> Facts:
         "intermediate": spec.intermediate,
         "tower": vision.tower(spec, options),
     }
-    return Facts(model, asdict(options), geometry, words, prepared.toolchain.version())
+    return Facts(model, asdict(options), geometry, words, prepared.toolchain.version)
 
 
 def told(prepared: Prepared) -> str:

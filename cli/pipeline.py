@@ -191,7 +191,7 @@ def _inputs(prepared: Prepared, digests: Digests) -> dict[str, Any]:
 
 def tools(prepared: Prepared) -> dict[str, str]:
     """Versions of all that others made and that decides the bytes."""
-    return {**toolchain.exporter_versions(), "tpu_mlir": prepared.toolchain.version()}
+    return {**toolchain.exporter_versions(), "tpu_mlir": prepared.toolchain.version}
 
 
 def source() -> dict[str, str]:

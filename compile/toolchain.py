@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 
@@ -75,8 +76,10 @@ class Toolchain:
     runner: Runner
     root: Path | None
 
+    @cached_property
     def version(self) -> str:
-        """As model_transform.py says it, as in v1.30.2-20260831. UserError if it does not start."""
+        """As model_transform.py says it, as in v1.30.2-20260831; asked once, which takes a second. UserError if it
+        does not start."""
         if self.runner.docker:
             return f"{self.runner.docker.image} with tpu_mlir {TESTED}"
         env = self.runner.environment()
@@ -107,7 +110,7 @@ def find(kind: str = "auto", folder: Path | None = None, environ: Mapping[str, s
 def runners(toolchain: Toolchain) -> dict[str, Runner]:
     """Both environments with their identities, for compile.executor. UserError if the compiler does not start."""
     scripts = hashlib.sha256(b"".join(script.read_bytes() for script in SCRIPTS)).hexdigest()
-    compiler = replace(toolchain.runner, identity=f"{toolchain.version()} {scripts}")
+    compiler = replace(toolchain.runner, identity=f"{toolchain.version} {scripts}")
     return {EXPORTER: exporter(), COMPILER: compiler}
 
 
