@@ -37,7 +37,7 @@ static long now_ns(void) {
 }
 
 /* Of a thread that has found no work for so long: the longer it is, the longer it can sleep without that being felt. */
-static void wait(long waited_ns) {
+static void rest(long waited_ns) {
   if (hf2bmodel_idle) nap(IDLE_SLEEP_US);
   else if (waited_ns < YIELD_NS) sched_yield();
   else {
@@ -54,7 +54,7 @@ int pthread_mutex_unlock(pthread_mutex_t *mutex) {
   if (++unlocks % UNLOCKS_PER_YIELD == 0) {
     long now = now_ns();
     if (now - looked > WORK_NS) since = now;
-    wait(now - since);
+    rest(now - since);
     looked = now_ns();
   }
   return result;
