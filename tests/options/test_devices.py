@@ -64,23 +64,20 @@ def weights(folder: Path) -> list[int]:
 
 
 @pytest.mark.toolchain
-@pytest.mark.parametrize(
-    ("name", "mode", "rungs"), [("llama", "bf16", ["chip", "onnx", "patched", "tokens"]), ("qwen2", "int4", [])]
-)
+@pytest.mark.parametrize(("name", "mode"), [("llama", "bf16"), ("qwen2", "int4")])
 def test_two_devices_share_the_weights_and_give_the_same_tokens(
-    name: str, mode: str, rungs: list[str], wide: Wide, made: Made, talking_checkpoint: Path
+    name: str, mode: str, wide: Wide, made: Made, talking_checkpoint: Path
 ) -> None:
-    """The simulator takes a minute to climb the ladder with such an MLP: in one mode."""
     checkpoint = wide(name, num_key_value_heads=2)
     for file in talking_checkpoint.glob("*token*"):
         shutil.copy(file, checkpoint)
-    words = ("--mode", mode, "--input-length", "16", "--verify")
-    one = made(checkpoint, *words, "none")
-    two = made(checkpoint, *words, "full" if rungs else "none", "--devices", "2")
+    words = ("--mode", mode, "--input-length", "16")  # as SHORT, but long enough for the ladder's tokens
+    one = made(checkpoint, *words, "--verify", "none")
+    two = made(checkpoint, *words, "--devices", "2")
     found = manifest(two)
-    assert found["status"] == ("verified" if rungs else "unverified")
-    assert sorted({score["rung"] for score in found["parity"]}) == rungs
-    assert {score["net"] for score in found["parity"] if score["rung"] == "chip"} == set(found["nets"] if rungs else ())
+    assert (found["status"], found["reason"]) == ("verified", "")
+    assert sorted({score["rung"] for score in found["parity"]}) == ["chip", "onnx", "patched", "tokens"]
+    assert {score["net"] for score in found["parity"] if score["rung"] == "chip"} == set(found["nets"])
     (whole,), halves = weights(one), weights(two)
     print(whole, halves)
     assert len(halves) == 2
