@@ -107,10 +107,10 @@ def _name(made: Path, target: Path, digests: Digests) -> None:
     part.unlink(missing_ok=True)
     try:
         os.link(made, part)
-        digests.linked(part)
     except OSError:
         shutil.copyfile(made, part)
     os.replace(part, target)
+    digests.linked(target)  # as the last: to be renamed changes a time of the file too
 
 
 def _copy_config(model_dir: Path, config: Path) -> None:
