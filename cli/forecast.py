@@ -62,10 +62,10 @@ def table(made: Forecast, folder: Path, most: int | None) -> str:
 
 def _rows(made: Forecast, most: int | None) -> Iterator[tuple[str, str]]:
     took, rest = made.footprint, made.steps - made.measured
-    sources = [f"{made.measured} as measured in builds beside it"] if made.measured else []
-    sources += [f"{rest} by rates of another machine"] if rest else []
+    sources = [f"{made.measured} steps as measured in builds beside it"] if made.measured else []
+    sources += [f"{rest} steps by rates of another machine"] if rest else []
     yield "nets", f"{made.nets}, by {made.steps} steps"
-    yield "time", f"{_time(made.seconds)} for all steps ({', '.join(sources)})"
+    yield "time", f"{_time(made.seconds)} up to the bmodel ({', '.join(sources)})"
     largest = f"; largest process {_size(made.largest)}, as measured" if made.largest else ""
     yield "memory", f"{_size(made.memory)} at most{largest}"
     yield "disk", f"{_size(made.disk)} at most"

@@ -3,7 +3,8 @@
 What builds beside it have measured of like steps and nets goes before every rate (compile.history). The rates of cycles
 are bounds, of bm1684x only: 54.04 bytes of weights and KV a cycle, which no decode net was faster than, and 6030
 products a cycle, the best that a prefill net reached (a layer of 7B sizes, int4, 512 positions). Seconds are those of
-steps on two cores; on another machine they are others. Sizes are compile.footprint's.
+steps of 0.5B and 7B sizes, two at once on two cores; on another machine they are others. Sizes are
+compile.footprint's.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
 # By chip, bytes and products a cycle. Others were not measured.
 _RATES = {"bm1684x": (54.04, 6030)}
 # Seconds of a step, and per byte of the float32 weights of its group.
-_USUAL = {"trace": (4.5, 0.0), "parity": (15.0, 4e-9), "bind": (0.05, 4e-9), "transform": (0.4, 8e-9)}
-_NET, _OTHER = (0.36, 7e-9), (0.1, 1.4e-9)
+_USUAL = {"trace": (6.0, 0.0), "parity": (5.0, 3.8e-8), "bind": (0.1, 6e-9), "transform": (0.9, 2.1e-8)}
+_NET, _OTHER = (0.4, 1.5e-8), (0.05, 1.2e-9)
+_BEGIN = (3.0, 1.2e-9)  # the same before the first step, per byte of the checkpoint, which is read then
 
 
 @dataclass(frozen=True)
@@ -46,14 +48,16 @@ class Pass:
 
 @dataclass(frozen=True)
 class Forecast:
-    """`seconds`: on the clock, of all steps. `measured`: how many of the `steps` were, in a like build; `busy`: the sum
-    of their seconds. `memory`: bytes of the processes that run at once, at most; `largest`: of the largest process,
-    where all steps were measured. `disk`: bytes, at most. `passes`: by contract names, prefill and decode."""
+    """`seconds`: on the clock, of the build up to its bmodel; `begin`: of these, before the first step. `measured`: how
+    many of the `steps` were, in a like build; `busy`: the sum of their seconds. `memory`: bytes of the processes that
+    run at once, at most; `largest`: of the largest process, where all steps were measured. `disk`: bytes, at most.
+    `passes`: by contract names, prefill and decode."""
 
     nets: int
     steps: int
     measured: int
     seconds: float
+    begin: float
     busy: float
     memory: int
     largest: int | None
@@ -78,13 +82,15 @@ def foresee(
     usual = {step.name: _usual(step, plan, spec) for step in plan.steps if step.name not in known}
     seconds = {**usual, **{name: one.seconds for name, one in known.items()}}
     clock, memory = _schedule(plan.steps, seconds, jobs, available)
+    begin = _BEGIN[0] + _BEGIN[1] * 2 * spec.parameters
     counted = _counted(recipe, spec, options, plan, history, grid)
     passes = {name: _through(kinds, plan, counted) for name, kinds in PASSES.items()}
     return Forecast(
         len(plan.nets),
         len(plan.steps),
         len(known),
-        clock,
+        begin + clock,
+        begin,
         sum(seconds.values()),
         memory,
         max(one.memory for one in known.values()) if len(known) == len(plan.steps) else None,
@@ -110,8 +116,8 @@ def _usual(step: Step, plan: Plan, spec: DecoderSpec) -> float:
 
 
 def _schedule(steps: Sequence[Step], seconds: Mapping[str, float], jobs: int, available: int) -> tuple[float, int]:
-    """Seconds until all are done, and bytes of those that ran at once, as compile.executor admits them. A step that
-    could take more than there is runs alone, and if it is ours keeps the rest on disk (exporters.parity)."""
+    """Seconds from the first to the last, and bytes of those that ran at once, as compile.executor admits them. A step
+    that could take more than there is runs alone, and if it is ours keeps the rest on disk (exporters.parity)."""
     waiting, done, clock, peak = list(steps), set[str](), 0.0, 0
     running: list[tuple[float, str, int]] = []
     while waiting or running:

@@ -145,7 +145,7 @@ class Job:
             return Failure(f"it made no {missing[0]}", self.step.commands[-1], tail(self.log))
         if changed := self.changed():
             return Failure("an input has changed", changed=changed)
-        return self._keep(time.monotonic() - start)
+        return self._keep(start)
 
     def _perform(self) -> Failure | None:
         """Run the step's commands in `part`."""
@@ -185,8 +185,8 @@ class Job:
         self.memory = max(self.memory, memory)
         return code
 
-    def _keep(self, seconds: float) -> Record:
-        """Drop what is no output, record what is, and give the folder its name."""
+    def _keep(self, start: float) -> Record:
+        """Drop what is no output, record what is, and give the folder its name. `start`: of the step, by the clock."""
         kept = {p for pattern in self.step.outputs for p in self.part.glob(pattern) if p.is_file()}
         for path in sorted(self.part.rglob("*"), reverse=True):
             if path.is_dir() and not path.is_symlink():
@@ -195,7 +195,7 @@ class Job:
             elif path not in kept:
                 path.unlink()
         outputs = {str(p.relative_to(self.part)): (p.stat().st_size, self.digests.file(p)) for p in sorted(kept)}
-        record = Record(self.identity, round(seconds, 3), self.memory, outputs)
+        record = Record(self.identity, round(time.monotonic() - start, 3), self.memory, outputs)
         (self.part / RECORD).write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
         shutil.rmtree(self.folder, ignore_errors=True)
         self.part.rename(self.folder)
