@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # By chip, bytes and products a cycle. Others were not measured.
 _RATES = {"bm1684x": (54.04, 6030)}
 # Seconds of a step, and per byte of the float32 weights of its group.
-_USUAL = {"trace": (6.0, 0.0), "parity": (5.0, 3.8e-8), "bind": (0.1, 6e-9), "transform": (0.9, 2.1e-8)}
+_USUAL = {"trace": (6.0, 0.0), "parity": (3.0, 3.8e-8), "bind": (0.1, 6e-9), "transform": (0.9, 2.1e-8)}
 _NET, _OTHER = (0.4, 1.5e-8), (0.05, 1.2e-9)
 _BEGIN = (3.0, 1.2e-9)  # the same before the first step, per byte of the checkpoint, which is read then
 

@@ -10,6 +10,8 @@ import ctypes
 import os
 import select
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,6 +25,7 @@ from runtime.device import Device
 from runtime.wire import receive, send
 
 _IDLE_AFTER = 0.05  # seconds; longer than anybody thinks between two tokens
+_GRACE = 10.0  # seconds to free the device when the parent is gone; the engine gives as many
 _LOG_BYTES = 1 << 20  # the libraries print at every launch; beyond this the log starts over
 
 
@@ -43,6 +46,7 @@ class _Worker:
 
 def main(inbox: BinaryIO, outbox: BinaryIO) -> None:
     _line_buffered()
+    threading.Thread(target=_end_with_the_parent, args=(outbox.fileno(),), daemon=True).start()
     libraries, bmodel, first, devices, share_mem = receive(inbox)
     try:
         device = Device(libraries, bmodel, first, devices, share_mem)
@@ -56,6 +60,15 @@ def main(inbox: BinaryIO, outbox: BinaryIO) -> None:
         pass  # the parent is gone; nothing to tell anybody
     finally:
         device.close()
+
+
+def _end_with_the_parent(outbox: int) -> None:
+    """A parent that was killed closes its end of the pipe, and a launch that runs then may go on for minutes."""
+    poll = select.poll()
+    poll.register(outbox, 0)  # errors are always told: here, that nobody can read any more
+    poll.poll()
+    time.sleep(_GRACE)
+    os._exit(1)
 
 
 def _serve(worker: _Worker, inbox: BinaryIO, outbox: BinaryIO) -> None:
