@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from cli import cache, link
+from cli import cache, forecast, link
 from cli.prepare import Prepared
 from compile import executor, plan, profile, progress, quantization, sizes, toolchain, vision
 from compile.cluster import Cluster
@@ -56,7 +56,8 @@ def run(prepared: Prepared) -> Path:
     publish = partial(_publish, prepared, started)
     with _cluster(prepared) as cluster:
         jobs = cluster.jobs if cluster and not prepared.request.chosen.get("jobs") else prepared.request["jobs"]
-        executor.run(made, runners, jobs, progress.display(), {plan.COMBINE: fits}, publish, cluster)
+        events = progress.display(lambda: forecast.foresee(prepared).busy)
+        executor.run(made, runners, jobs, events, {plan.COMBINE: fits}, publish, cluster)
     if made.store:
         Store(made.store).prune(limit)
     return made.folder

@@ -49,7 +49,7 @@ class Pass:
 @dataclass(frozen=True)
 class Forecast:
     """`seconds`: on the clock, of the build up to its bmodel; `begin`: of these, before the first step. `measured`: how
-    many of the `steps` were, in a like build; `busy`: the sum of their seconds. `memory`: bytes of the processes that
+    many of the `steps` were, in a like build; `busy`: seconds of each, by name. `memory`: bytes of the processes that
     run at once, at most; `largest`: of the largest process, where all steps were measured. `disk`: bytes, at most.
     `passes`: by contract names, prefill and decode."""
 
@@ -58,7 +58,7 @@ class Forecast:
     measured: int
     seconds: float
     begin: float
-    busy: float
+    busy: Mapping[str, float]
     memory: int
     largest: int | None
     disk: int
@@ -91,7 +91,7 @@ def foresee(
         len(known),
         begin + clock,
         begin,
-        sum(seconds.values()),
+        seconds,
         memory,
         max(one.memory for one in known.values()) if len(known) == len(plan.steps) else None,
         plan.disk,

@@ -126,9 +126,16 @@ class History:
 
 def _builds(out: Path) -> Iterator[tuple[Path, Manifest]]:
     """The newest first. One whose manifest cannot be read, or is of another version, tells nothing."""
-    files = out.glob(f"*/{manifests.NAME}")
-    for path in sorted(files, key=lambda path: -path.stat().st_mtime):
+    for path in sorted(out.glob(f"*/{manifests.NAME}"), key=_changed, reverse=True):
         try:
             yield path.parent, manifests.read(path.parent)
         except UserError:
             continue
+
+
+def _changed(path: Path) -> float:
+    """When, in seconds; 0 for one that another build has just removed."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable, Mapping
+from functools import cached_property
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -14,15 +16,14 @@ from rich.text import Text
 from compile.executor import Events
 from compile.steps import Plan, Step
 
-# Seconds a step may take, until the first of its kind has been seen. They only shape the first estimate.
-_GUESSES = {"trace": 5.0, "parity": 20.0, "transform": 5.0, "bind": 0.5}
-_OTHER = 2.0  # one net
+Expected = Callable[[], Mapping[str, float]]
 
 
-def display(console: Console | None = None) -> Events:
-    """On standard error unless told otherwise, where standard output may be a result."""
+def display(expected: Expected, console: Console | None = None) -> Events:
+    """On standard error unless told otherwise, where standard output may be a result. `expected`: seconds of each step,
+    by name, as foretold; asked for on a terminal only."""
     console = console or Console(stderr=True)
-    return LiveDisplay(console) if console.is_terminal else Lines(console)
+    return LiveDisplay(console, expected) if console.is_terminal else Lines(console)
 
 
 class Lines:
@@ -61,8 +62,8 @@ class Lines:
 class LiveDisplay:
     """Nets done, time left, and the commands now running, drawn anew four times a second."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self, console: Console, expected: Expected) -> None:
+        self.console, self._ask = console, expected
         self.lines = Lines(console)
         self.plan: Plan | None = None
         self.jobs = 1
@@ -105,9 +106,14 @@ class LiveDisplay:
         longest = max((rest[name] for name in now if name in rest), default=0.0)
         return max(sum(rest.values()) / self.jobs, longest)
 
+    @cached_property
+    def _foretold(self) -> Mapping[str, float]:
+        return self._ask()
+
     def _expected(self, name: str) -> float:
+        """As the steps of its kind took that were seen; until there is one, as foretold."""
         seen = self.seen.get(kind(name))
-        return sum(seen) / len(seen) if seen else _GUESSES.get(name.partition(".")[0], _OTHER)
+        return sum(seen) / len(seen) if seen else self._foretold.get(name, 0.0)
 
     def _draw(self) -> RenderableType:
         if not self.plan:
