@@ -60,6 +60,7 @@ lint:
 # The compiler's environment is made while mypy runs. Two tests at once fill two cores: a build does not all the time.
 # More would want more than 24 GB of memory.
 test:
+	@$(CHECK)
 	@$(SETUP) --dev --exporter-only
 	@$(MAKE) --no-print-directory -j 2 -Oline setup lint
 	.venv/bin/pytest -n 2

@@ -26,10 +26,7 @@ _LENGTHS = (8192, 4096, 2048, 1024, 512, 256)
 
 def foresee(prepared: Prepared) -> Forecast:
     """Of the build that `prepared` would be."""
-    recipe, spec, options, made = prepared.recipe, prepared.spec, prepared.options, prepared.plan
-    if prepared.request["verify"] == "none":
-        made = replace(made, steps=tuple(step for step in made.steps if step.name != plan.PARITY))
-    made = made.keeping() if prepared.request["keep"] else made
+    recipe, spec, options, made = prepared.recipe, prepared.spec, prepared.options, prepared.carried_out()
     jobs, available = prepared.request["jobs"], resources.available_memory()
     return forecast.foresee(recipe, spec, options, made, _facts(prepared), jobs, available, prepared.grid)
 

@@ -8,7 +8,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -39,12 +39,9 @@ CONFIG_FILES = (
 def run(prepared: Prepared) -> Path:
     """Carry the plan out and put the build folder together, not yet judged. StepFailed for a failing step; UserError
     where parts do not fit together, or the checkpoint has changed since it was looked at."""
-    made = prepared.plan
+    made = prepared.carried_out()
     tokenizer.needs_preparation(prepared.model_dir)  # refuses, now and not after hours, one that nobody could load
     link.check_tokenizer(prepared.model_dir, prepared.spec.vocab)
-    if prepared.request["verify"] == "none":
-        made = replace(made, steps=tuple(step for step in made.steps if step.name != plan.PARITY))
-    made = made.keeping() if prepared.request["keep"] else made
     started, limit = time.monotonic(), cache.limit()
     runners, options = toolchain.runners(prepared.toolchain), prepared.options
     fits = partial(link.check_nets, made.nets, made.folder / "work", options.chip, options.devices)

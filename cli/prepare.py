@@ -67,6 +67,13 @@ class Prepared:
     toolchain: toolchain.Toolchain
     grid: int = 0
 
+    def carried_out(self) -> steps.Plan:
+        """The plan as it runs: without the lower rungs where nothing is verified, and keeping all files with KEEP."""
+        made = self.plan
+        if self.request["verify"] == "none":
+            made = replace(made, steps=tuple(step for step in made.steps if step.name != plan.PARITY))
+        return made.keeping() if self.request["keep"] else made
+
 
 def prepare(request: Request, say: Say) -> Prepared:
     """Check everything, fetch the checkpoint if it is not here, plan. UserError for whatever is wrong."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cache
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -63,7 +63,7 @@ class LiveDisplay:
     """Nets done, time left, and the commands now running, drawn anew four times a second."""
 
     def __init__(self, console: Console, expected: Expected) -> None:
-        self.console, self._ask = console, expected
+        self.console, self._foretold = console, cache(expected)
         self.lines = Lines(console)
         self.plan: Plan | None = None
         self.jobs = 1
@@ -106,14 +106,10 @@ class LiveDisplay:
         longest = max((rest[name] for name in now if name in rest), default=0.0)
         return max(sum(rest.values()) / self.jobs, longest)
 
-    @cached_property
-    def _foretold(self) -> Mapping[str, float]:
-        return self._ask()
-
     def _expected(self, name: str) -> float:
         """As the steps of its kind took that were seen; until there is one, as foretold."""
         seen = self.seen.get(kind(name))
-        return sum(seen) / len(seen) if seen else self._foretold.get(name, 0.0)
+        return sum(seen) / len(seen) if seen else self._foretold().get(name, 0.0)
 
     def _draw(self) -> RenderableType:
         if not self.plan:

@@ -26,11 +26,10 @@ from runtime.batch import Batch
 from runtime.half import Array, from_storage, to_storage
 from runtime.nets import CACHED
 from runtime.session import Session
-from runtime.wire import receive, send
+from runtime.wire import PATIENCE, receive, send
 
 _ROOT = str(Path(__file__).resolve().parent.parent)
 _LAST_LINES = 12
-_PATIENCE = 10.0  # seconds for a worker to free its device before it is killed
 
 
 class EngineError(RuntimeError):
@@ -157,7 +156,7 @@ class Engine:
         with contextlib.suppress(OSError):
             self._outbox.close()  # the worker sees the end of its input, frees the device and goes
         try:
-            self._process.wait(_PATIENCE)
+            self._process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

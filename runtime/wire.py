@@ -8,6 +8,8 @@ from typing import Any, BinaryIO
 
 _LENGTH = struct.Struct("<Q")
 
+PATIENCE = 10.0  # seconds that a worker has to free its device, when its parent closes or is gone
+
 
 def send(pipe: BinaryIO, message: Any) -> None:
     body = pickle.dumps(message, protocol=5)

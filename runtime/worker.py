@@ -22,10 +22,9 @@ from runtime import embedding
 from runtime.bmrt import BmError
 from runtime.decoder import Decoder
 from runtime.device import Device
-from runtime.wire import receive, send
+from runtime.wire import PATIENCE, receive, send
 
 _IDLE_AFTER = 0.05  # seconds; longer than anybody thinks between two tokens
-_GRACE = 10.0  # seconds to free the device when the parent is gone; the engine gives as many
 _LOG_BYTES = 1 << 20  # the libraries print at every launch; beyond this the log starts over
 
 
@@ -67,7 +66,7 @@ def _end_with_the_parent(outbox: int) -> None:
     poll = select.poll()
     poll.register(outbox, 0)  # errors are always told: here, that nobody can read any more
     poll.poll()
-    time.sleep(_GRACE)
+    time.sleep(PATIENCE)
     os._exit(1)
 
 

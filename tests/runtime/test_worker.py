@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 BUSY = """
 import ctypes, os, sys
 from runtime import worker
-worker._GRACE = 0.1
+worker.PATIENCE = 0.1
 worker.receive = lambda inbox: ctypes.CDLL(None).sleep(600)
 with os.fdopen(int(sys.argv[1]), "rb") as inbox, os.fdopen(int(sys.argv[2]), "wb") as outbox:
     print("busy", flush=True)
