@@ -16,6 +16,7 @@ from cli import forecast
 from cli.cache import parse
 from cli.prepare import Prepared, Request, prepare
 from compile import footprint as footprints
+from compile import history
 from compile.executor import read_records
 from compile.job import Record
 from compile.resources import size
@@ -159,8 +160,15 @@ def test_a_chip_that_was_not_measured_has_no_bound(place: Path) -> None:
     assert "not known" in forecast.table(told, made.plan.folder, None)
 
 
+def test_a_manifest_that_is_gone_meanwhile_tells_nothing(tmp_path: Path) -> None:
+    (tmp_path / "build").mkdir()
+    (tmp_path / "build" / "manifest.json").symlink_to(tmp_path / "gone")  # listed, and not there when it is looked at
+    assert list(history._builds(tmp_path)) == []
+
+
 def test_more_jobs_take_less_time_and_more_memory(place: Path) -> None:
     one, two = (forecast.foresee(foreseen(place, jobs=jobs, out=str(place / "none"))) for jobs in (1, 2))
+    assert one.begin > 1  # Python's start and the compiler's, in seconds
     assert one.seconds == near(one.begin + sum(one.busy.values()))
     assert two.seconds < one.seconds
     assert two.memory > one.memory
