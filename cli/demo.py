@@ -39,6 +39,9 @@ def _hugging_face(model_dir: Path, prompt: str, count: int) -> str:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
+    from patches import vml
+
+    vml.settle()
     logging.disable_progress_bar()
     tokenizer: Any = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
     model: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32, local_files_only=True)

@@ -28,6 +28,8 @@ MIN_COSINE = {"bf16": 0.999, "f16": 0.999, "int8": 0.99, "int4": 0.96}
 # must count. The quantised bars guard against collapse, not against quantisation: stories15M, the only trained model
 # measured to the end, stays well above them.
 POSITIONS, MIN_POSITIONS = 81, 64
+# Share of the free memory that Hugging Face's float32 weights may take; the rest is for activations and other rungs.
+MEMORY_SHARE = 0.6
 MIN_AGREEMENT = {"bf16": 0.98, "f16": 0.98, "int8": 0.9, "int4": 0.7}
 MANTISSA = {"bf16": 7, "f16": 10, "int8": 7, "int4": 7}
 

@@ -31,7 +31,7 @@ from exporters.checkpoint import Checkpoint
 from exporters.modules import Block
 from exporters.trust import check_allowed
 from exporters.vision import Size
-from patches import compat, rotary
+from patches import compat, rotary, vml
 from patches.lora import LowRank
 from patches.positions import Alibi, Window
 from patches.residual import keep_apart
@@ -45,6 +45,7 @@ class Decoder:
     def __init__(
         self, model_dir: Path, devices: int = 1, trust: bool = False, adapter: Path | None = None, rank: int = 0
     ) -> None:
+        vml.settle()
         self.model_dir, self.adapter = model_dir, adapter
         self.devices = devices
         self.spec = specs.read(model_dir)

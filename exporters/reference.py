@@ -17,6 +17,7 @@ import psutil
 import torch
 
 from contract.errors import UserError
+from contract.ladder import MEMORY_SHARE
 from contract.vision import Pictures
 from exporters import plain, remote, show
 from exporters import tokenizer as tokenizers
@@ -25,7 +26,7 @@ from exporters.checkpoint import Checkpoint
 from exporters.model import imported
 from exporters.spec import DecoderSpec
 from exporters.vision import Size
-from patches import compat
+from patches import compat, vml
 
 # Forced on models whose weights must be read from disk for every token: a greedy continuation would take hours.
 PASSAGE = (
@@ -34,8 +35,6 @@ PASSAGE = (
     "they plough. There are three bridges. The oldest, made of stone, was built by the monks who lived on the island; "
     "the second carries the railway; the third was finished last year, and most people now cross there."
 )
-# Share of the free memory that float32 weights may take; the rest is for activations and the other rungs.
-MEMORY_SHARE = 0.6
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,7 @@ def run(
     prompt until it has at most `most` tokens. `adapter`: peft puts it over the model; nothing is merged here.
     `size`: height and width of the largest picture, in pixels, of a model that sees; a smaller one goes into the
     prompt."""
+    vml.settle()
     positions = min(positions, seq_length)
     room = min(seq_length - positions + 1, most or seq_length)
     ids, shown = _prompt_ids(model_dir, prompt, spec.vocab)[:room], None

@@ -30,7 +30,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from contract.errors import UserError
 from exporters.checkpoint import Checkpoint
 from exporters.trust import code_file, split
-from patches import compat
+from patches import compat, vml
 
 MODEL_KEYS = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForImageTextToText", "AutoModel")
 # What every configuration had until transformers 5, by its default, and modeling code reads.
@@ -77,6 +77,7 @@ def empty(model_class: type[nn.Module], config: Any) -> nn.Module:
 
     RuntimeError where a buffer or tensor could not be computed.
     """
+    vml.settle()
     with compat.building(), init_empty_weights(include_buffers=False):
         model = model_class(config).eval()
     for module in model.modules():
