@@ -149,7 +149,7 @@ class SampleHead(nn.Module):
     """Hugging Face's processors in their order (penalty, temperature, top-k, top-p) over the likeliest candidates.
 
     Returns probabilities and ids, [1, candidates] each. A candidate that was filtered out has probability 0.
-    top_k above the number of candidates counts as all of them.
+    top_k above the number of candidates counts as all of them; of equals at the last place, some are no candidates.
     """
 
     def forward(
@@ -168,11 +168,15 @@ class SampleHead(nn.Module):
         count = min(SAMPLE_CANDIDATES, m_logits.shape[1])
         values, token_idx = logits.topk(count)
         values = values / temperature
-        # float ranks: the chip compares floats; -1000 stands for minus infinity, as in the vendor's head.
+        # float ranks: the chip compares floats. What equals the k-th is kept, as Hugging Face keeps it.
         rank = torch.arange(count, dtype=torch.float32)[None]
-        values = torch.where(rank < top_k.float(), values, torch.full_like(values, -1000.0))
-        probs = values.softmax(-1)
+        kth = torch.where(rank < top_k.float(), values, values[:, :1]).amin(-1, keepdim=True)
+        probs = self._among(values.softmax(-1), values >= kth)
         # A candidate stays while the probability before it is below top_p: the one that crosses it is kept.
-        before = probs.cumsum(-1) - probs
-        values = torch.where(before < top_p, values, torch.full_like(values, -1000.0))
-        return values.softmax(-1), token_idx
+        return self._among(probs, probs.cumsum(-1) - probs < top_p), token_idx
+
+    def _among(self, probs: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+        """Probabilities where only these are left. The vendor's head puts logits of -1000 in the others' place, which
+        is more than what logits below 0 become at low temperatures."""
+        left = torch.where(kept, probs, torch.zeros_like(probs))
+        return left / left.sum(-1, keepdim=True)

@@ -18,7 +18,7 @@ import torch
 from contract import graphs
 from contract.graphs import Geometry, GraphSpec
 from contract.ladder import MAX_ABS_ONNX, MAX_ABS_PATCHED, ONNX, PATCHED, PICTURES, Score, resolution
-from exporters import chain, modules, reference
+from exporters import chain, modules, reference, sampling
 from exporters.bind import assemble, bound
 from exporters.chain import Array, Call, LayerRun, States, distance
 from exporters.checkpoint import Checkpoint
@@ -221,32 +221,15 @@ class _Ladder:
         else:
             worst = max(distance(a, b["m_logits"]) for a, b in zip(ours, theirs, strict=True))
             self._score(ONNX, graphs.LM_HEAD, None, worst, MAX_ABS_ONNX, f"logits at {len(tokens)} positions")
-            self._sampling(nets, theirs[0]["m_logits"][:1])
+            scores, sampled = sampling.compare(nets, theirs[0]["m_logits"][:1], self.truth.prompt, self.geometry)
+            self.scores += scores
+            for name, call in sampled.items():
+                self.kept.calls(name, [call])
         # A token id is right or wrong, and at a near-tie that says nothing of the net.
         gaps = [gap > resolution(top, "bf16") for gap, top in zip(self.truth.gap, self.truth.top, strict=True)]
         clear = [all(gaps[i] for i in chain.seated(step, self.geometry.batch)) for step in range(len(gaps))]
         calls = [Call(i, o) for i, o, told in zip(onnx_inputs, theirs, clear, strict=True) if told or not any(clear)]
         self.kept.calls(graphs.LM_HEAD, some(calls, KEPT_HEADS), stepwise=True)
-
-    def _sampling(self, nets: dict[str, chain.Run], logits: Array) -> None:
-        """greedy_head and sample_head on real logits, with values that make every filter act."""
-        inputs = {
-            "m_logits": logits,
-            "input_ids": np.resize(np.array(self.truth.prompt, np.int32), (1, self.geometry.seq_length)),
-            "penalty": np.array([1.2], np.float32),
-            "temperature": np.array([0.8], np.float32),
-            "top_k": np.array([20], np.int32),
-            "top_p": np.array([0.9], np.float32),
-        }
-        for module, net in (
-            (modules.GreedyHead(), graphs.greedy_head(self.geometry)),
-            (modules.SampleHead(), graphs.sample_head(self.geometry)),
-        ):
-            given = {t.name: inputs[t.name] for t in net.inputs}
-            ours, theirs = chain.torch_runner(module, net)(given), nets[net.name](given)
-            worst = max(distance(ours[name], theirs[name]) for name in ours)
-            self._score(ONNX, net.name, None, worst, MAX_ABS_ONNX)
-            self.kept.calls(net.name, [Call(given, theirs)])
 
     def _seated(self, values: list[Array]) -> list[Array]:
         """Of each decode step: the same [1, ...] in a seat of its own (chain.seated)."""

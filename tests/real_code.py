@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +10,8 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from contract import folders
 
 FIXTURES = Path(__file__).parent / "remote_fixtures"
 
@@ -123,7 +124,7 @@ def _copy(source: Path, target: Path) -> None:
 
 def _unzipped(wheel: Wheel) -> Path:
     """The wheel's wanted members in the cache; fetched and checked if they are not there yet."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hf2bmodel" / "tests"
+    root = folders.kept() / "tests"
     key = hashlib.sha256("\n".join(wheel.members).encode()).hexdigest()[:8]
     kept = root / f"{wheel.requirement}-{key}"
     if kept.is_dir():

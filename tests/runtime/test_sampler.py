@@ -1,35 +1,13 @@
 import numpy as np
 import pytest
-import torch
-from transformers import (
-    LogitsProcessorList,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 
 from contract.errors import UserError
+from exporters import sampling
 from runtime.sampler import Sampler
 
 
 def _logits(seed: int, size: int = 400) -> np.ndarray:
     return (np.random.default_rng(seed).standard_normal(size) * 3).astype(np.float32)
-
-
-def _hugging_face(
-    logits: np.ndarray, seen: list[int], temperature: float, top_k: int, top_p: float, penalty: float
-) -> np.ndarray:
-    processors = LogitsProcessorList()
-    if penalty != 1:
-        processors.append(RepetitionPenaltyLogitsProcessor(penalty))
-    processors.append(TemperatureLogitsWarper(temperature))
-    if top_k:
-        processors.append(TopKLogitsWarper(top_k))
-    if top_p < 1:
-        processors.append(TopPLogitsWarper(top_p))
-    scores = processors(torch.tensor([seen]), torch.from_numpy(logits).double()[None])
-    return torch.softmax(scores, -1)[0].numpy()
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -42,7 +20,7 @@ def test_distribution_equals_hugging_face(
 ) -> None:
     logits, seen = _logits(seed), [3, 3, 17, 399]
     ours = Sampler(temperature, top_k, top_p, penalty).probabilities(logits, seen)
-    theirs = _hugging_face(logits, seen, temperature, top_k, top_p, penalty)
+    theirs = sampling.distribution(logits, seen, temperature, top_k, top_p, penalty)
     np.testing.assert_array_equal(ours > 0, theirs > 0)
     np.testing.assert_allclose(ours, theirs, rtol=1e-9)
 
@@ -50,7 +28,7 @@ def test_distribution_equals_hugging_face(
 def test_ties_at_the_k_th_place_are_kept_as_hugging_face_keeps_them() -> None:
     logits = np.array([1.0, 2.0, 2.0, 2.0, 0.0], np.float32)
     ours = Sampler(1.0, top_k=2).probabilities(logits, [])
-    np.testing.assert_allclose(ours, _hugging_face(logits, [], 1.0, 2, 1.0, 1.0))
+    np.testing.assert_allclose(ours, sampling.distribution(logits, [], 1.0, 2, 1.0, 1.0))
     assert (ours > 0).sum() == 3
 
 
