@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compile import deploy
+from contract import folders
 
 IMAGE = "sophgo/tpuc_dev:v3.4"  # Ubuntu 22.04 with Python 3.10; another tag by HF2BMODEL_TPUC_IMAGE
 _SYSTEM_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
@@ -28,8 +29,7 @@ def image(environ: Mapping[str, str]) -> str:
 
 def cache_folder(environ: Mapping[str, str]) -> Path:
     """Where the container's environment lives, on the host."""
-    base = environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME") or Path.home()) / ".cache"
-    return Path(base).absolute() / "hf2bmodel" / image(environ).replace("/", "-").replace(":", "-")
+    return folders.kept(environ).absolute() / image(environ).replace("/", "-").replace(":", "-")
 
 
 def release_path(release: str) -> tuple[str, ...]:

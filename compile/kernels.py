@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import shutil
 import tempfile
 from pathlib import Path
+
+from contract import folders
 
 FOLDER = ".ppl"  # in the working directory of the compiler, which is the step's
 ENVIRONMENT = {"PPL_CACHE_PATH": FOLDER, "CACHE_ITEMS": str(10**9)}
@@ -32,8 +33,7 @@ class Kernels:
 
     def __init__(self, toolchain: str, linked: bool = True) -> None:
         """`toolchain`: its identity. `linked`: whether its processes see the files of this machine as we do."""
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        self.folder = cache / "hf2bmodel/kernels" / hashlib.sha256(toolchain.encode()).hexdigest()[:16]
+        self.folder = folders.kept() / "kernels" / hashlib.sha256(toolchain.encode()).hexdigest()[:16]
         self._linked = linked
 
     def lend(self, step: Path) -> None:

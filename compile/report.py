@@ -6,7 +6,6 @@ It judges nothing anew: every figure comes from the manifest, the bars from cont
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from compile import llm_convert_cycles
 from compile.charts import LineChart, Point, line_chart, shown
 from contract import graphs, ladder
+from contract.folders import write_whole
 from contract.ladder import Score
 from contract.manifest import Manifest
 
@@ -88,9 +88,7 @@ class Rung:
 
 def write_report(manifest: Manifest, folder: Path) -> None:
     """Writes `folder`/report.html: whole or not at all. OSError where the folder cannot be written."""
-    part = folder / f"{NAME}.part"
-    part.write_text(render(manifest, _size(folder / manifest.bmodel)), encoding="utf-8")
-    os.replace(part, folder / NAME)
+    write_whole(folder / NAME, render(manifest, _size(folder / manifest.bmodel)))
 
 
 def render(manifest: Manifest, bmodel_bytes: int | None) -> str:

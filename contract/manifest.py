@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contract.errors import UserError
+from contract.folders import write_whole
 
 if TYPE_CHECKING:
     from contract.vision import Tower
@@ -91,11 +91,8 @@ def prompt_length(bmodel: Path) -> int:
 
 
 def write(manifest: Manifest, folder: Path) -> None:
-    """Whole or not at all: written beside, then renamed."""
-    path = folder / NAME
-    part = path.with_suffix(".json.part")
-    part.write_text(json.dumps(asdict(manifest), indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    """Whole or not at all."""
+    write_whole(folder / NAME, json.dumps(asdict(manifest), indent=2, sort_keys=True) + "\n")
 
 
 def read(folder: Path) -> Manifest:

@@ -7,7 +7,6 @@ It does not look into the checkpoint beyond its config.json: exporters.spec and 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 import subprocess
@@ -20,6 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO
 
+from contract import folders
 from contract.errors import UserError
 from recipes.recipe import HubFile, HubSource, NpmSource, PypiSource, Recipe
 
@@ -33,8 +33,8 @@ SECOND_COPIES = ["original/*", "onnx/*", "*.pth", "*.gguf", "*.h5", "*.msgpack"]
 
 
 def cache_folder() -> Path:
-    """Where converted checkpoints are kept: $XDG_CACHE_HOME (or ~/.cache)/hf2bmodel/models."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hf2bmodel" / "models"
+    """Where converted checkpoints are kept."""
+    return folders.kept() / "models"
 
 
 def resolve(recipe: Recipe, model: str | None, cache: Path, on_progress: Progress) -> Path:

@@ -15,6 +15,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from contract import folders
 from contract.errors import UserError, one_of
 from contract.modes import CHIPS
 
@@ -80,7 +81,7 @@ def _folders() -> list[Path]:
 def shim() -> Path | None:
     """The library to preload into the simulator's process, built on first use; None, with a warning, without gcc."""
     compiler = shutil.which("gcc") or shutil.which("cc")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hf2bmodel"
+    cache = folders.kept()
     built = cache / f"yield-{hashlib.sha256(_SHIM.read_bytes()).hexdigest()[:16]}.so"
     if built.is_file():
         return built
