@@ -92,7 +92,7 @@ def _compiler(kind: str) -> Iterator[Part]:
         yield Part("compiler: C library", trap, SETUP)
     try:
         found = toolchain.find(kind)
-        version = found.version
+        version = found.ask()
     except UserError as error:
         yield Part("compiler: tpu_mlir", f"{error.where}: {error.what}".removeprefix(": "), error.remedy or SETUP)
         return

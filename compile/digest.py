@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from contract.folders import write_whole
 
 # Of a checkpoint's folder: weights, configuration, tokenizer, remote code. Not its README, pictures or caches.
 _RELEVANT = {".json", ".safetensors", ".bin", ".model", ".txt", ".tiktoken", ".jinja", ".py"}
@@ -36,7 +37,7 @@ class Digests:
 
     def file(self, path: Path) -> str:
         """The file's digest. FileNotFoundError where there is none."""
-        key, state = _state(path)
+        key, state = stamp(path)
         known = self._remembered(key)
         if known is None or known[:3] != state:
             age = time.time_ns() - state[2]
@@ -49,27 +50,26 @@ class Digests:
 
     def linked(self, path: Path) -> None:
         """`path` has got a name more or less, from us: that changes a time of the file, and not its content."""
-        key, state = _state(path)
+        key, state = stamp(path)
         known = self._remembered(key)
         if known and known[:2] == state[:2]:
             self._used[key] = [*state, known[3]]
 
     def path(self, path: Path) -> str:
-        """Of a file, or of the relevant files that lie directly in a folder."""
+        """Of a file, or of the relevant files in a folder."""
         if not path.is_dir():
             return self.file(path)
         return combine(f"{name} {digest}" for name, digest in self.folder(path).items())
 
     def folder(self, path: Path) -> dict[str, str]:
-        """Of each of the relevant files that lie directly in a folder, by name."""
-        names = sorted(p.name for p in path.iterdir() if p.is_file() and p.suffix in _RELEVANT)
-        return {name: self.file(path / name) for name in names}
+        """Of each of the relevant files in a folder, by name: of those below it, code that may be imported."""
+        names = {p.name for p in path.iterdir() if p.is_file() and p.suffix in _RELEVANT}
+        names |= {str(p.relative_to(path)) for p in path.rglob("*.py")}
+        return {name: self.file(path / name) for name in sorted(names)}
 
     def save(self) -> None:
         """Remember what was asked for since the start, and forget the rest."""
-        part = self._store.with_suffix(".part")
-        part.write_text(json.dumps({"boot": self._boot, "files": self._used}), encoding="utf-8")
-        os.replace(part, self._store)
+        write_whole(self._store, json.dumps({"boot": self._boot, "files": self._used}))
 
     def _remembered(self, key: str) -> list[Any] | None:
         return self._used.get(key) or self._known.get(key)
@@ -91,7 +91,8 @@ def sha256(path: Path) -> str:
         return _stream(file)
 
 
-def _state(path: Path) -> tuple[str, list[int]]:
+def stamp(path: Path) -> tuple[str, list[int]]:
+    """Which file it is, and its size and times: the same as long as nobody changes it."""
     stat = path.stat()
     # ctime changes with every write and cannot be set back, so a file replaced by one of equal size is noticed.
     return f"{stat.st_dev}:{stat.st_ino}", [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]

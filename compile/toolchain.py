@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import metadata
@@ -23,6 +25,7 @@ from compile import deploy, digest, docker, kernels
 from compile.names import NORMALISE
 from compile.plan import REBIND, REGRID
 from compile.steps import COMPILER, EXPORTER
+from contract import folders
 from contract.errors import UserError, one_of
 from contract.modes import TOOLCHAINS
 
@@ -78,8 +81,19 @@ class Toolchain:
 
     @cached_property
     def version(self) -> str:
-        """As model_transform.py says it, as in v1.30.2-20260831; asked once, which takes a second. UserError if it
-        does not start."""
+        """As model_transform.py says it, as in v1.30.2-20260831. UserError if it does not start. That takes a second,
+        so it is asked again only when the files that say it have changed."""
+        memory = self._memory()
+        with suppress(OSError, UnicodeDecodeError):
+            if memory and re.fullmatch(r"[\w.+-]+\n", text := memory.read_text(encoding="ascii")):
+                return text.rstrip()
+        version = self.ask()
+        if memory:
+            _keep(memory, version)
+        return version
+
+    def ask(self) -> str:
+        """The version, from the tool itself; in docker, as pinned. UserError if it does not start."""
         if self.runner.docker:
             return f"{self.runner.docker.image} with tpu_mlir {TESTED}"
         env = self.runner.environment()
@@ -92,6 +106,21 @@ class Toolchain:
             last = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
             raise UserError(f"does not start: {last}", command[0], "run `hf2bmodel doctor`")
         return done.stdout.split()[-1]
+
+    def _memory(self) -> Path | None:
+        """A file for each state of what says the version: the tool, and the library that it has it from. None where
+        that is not to be found, or costs nothing to ask."""
+        if self.runner.docker:
+            return None
+        env = self.runner.environment()
+        tool = shutil.which(TOOLS[0], path=env["PATH"])
+        places = [self.root / "python"] if self.root else []
+        places += map(Path, filter(None, env.get("PYTHONPATH", "").split(os.pathsep)))
+        libraries = sorted(found for place in places for found in place.glob("pymlir*.so"))
+        if not (tool and libraries):
+            return None
+        state = digest.combine(f"{path} {digest.stamp(path)}" for path in (Path(tool), *libraries))
+        return folders.kept() / "compilers" / state[:16]
 
 
 def find(kind: str = "auto", folder: Path | None = None, environ: Mapping[str, str] = os.environ) -> Toolchain:
@@ -116,10 +145,10 @@ def runners(toolchain: Toolchain) -> dict[str, Runner]:
 
 def exporter() -> Runner:
     """This Python, with the digest of the exporter's sources."""
-    folders = (REPOSITORY / name for name in ("exporters", "patches", "contract"))
+    ours = (REPOSITORY / name for name in ("exporters", "patches", "contract"))
     versions = " ".join(f"{name} {version}" for name, version in exporter_versions().items())
     path = (str(Path(sys.executable).parent),)
-    return Runner(path, EXPORTER_ENVIRONMENT, identity=f"{versions} {digest.sources(folders)}")
+    return Runner(path, EXPORTER_ENVIRONMENT, identity=f"{versions} {digest.sources(ours)}")
 
 
 def exporter_versions() -> dict[str, str]:
@@ -131,6 +160,15 @@ def exporter_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[name] = ""
     return found
+
+
+def _keep(memory: Path, version: str) -> None:
+    """Whole or not at all; where there is no space, it is asked again."""
+    part = memory.with_suffix(f".{os.getpid()}.part")
+    with suppress(OSError):
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(f"{version}\n", encoding="ascii")
+        os.replace(part, memory)
 
 
 def own_sources() -> str:

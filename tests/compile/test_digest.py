@@ -53,6 +53,19 @@ def test_a_folder_is_its_weights_and_configuration(tmp_path: Path) -> None:
     assert digests.path(model) not in (first, changed)
 
 
+def test_code_below_a_folder_counts(tmp_path: Path) -> None:
+    """exporters.remote imports it."""
+    code = tmp_path / "model" / "nlp" / "backbone.py"
+    code.parent.mkdir(parents=True)
+    code.write_text("LAYERS = 1")
+    (code.parent / "notes.json").write_text("{}")
+    digests = Digests(tmp_path / "store.json")
+    first = digests.path(tmp_path / "model")
+    code.write_text("LAYERS = 2")
+    assert digests.path(tmp_path / "model") != first
+    assert list(digests.folder(tmp_path / "model")) == ["nlp/backbone.py"]
+
+
 def test_a_damaged_store_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / "store.json").write_text("{")
     (tmp_path / "a").write_bytes(b"a")
@@ -83,13 +96,13 @@ def test_after_a_restart_of_the_machine_everything_is_read_again(
 
 def test_a_change_within_a_tick_of_the_clock_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On most kernels, files written one right after the other have the same times."""
-    state, tick = digest._state, 10**7
+    state, tick = digest.stamp, 10**7
 
     def coarse(file: Path) -> tuple[str, list[int]]:
         key, (size, *times) = state(file)
         return key, [size, *(time // tick * tick for time in times)]
 
-    monkeypatch.setattr(digest, "_state", coarse)
+    monkeypatch.setattr(digest, "stamp", coarse)
     path, digests = tmp_path / "a.bin", Digests(tmp_path / "store.json")
     for turn in range(20):
         path.write_bytes(b"old")

@@ -81,6 +81,59 @@ def test_the_version_is_what_the_tool_says(managed: dict[str, str]) -> None:
     assert found.version == "v9.9.9-20300101"  # it is asked once
 
 
+@pytest.fixture
+def library(managed: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Which the tools have their version from."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    package = Path(managed["HF2BMODEL_TPU_MLIR"]) / "lib" / "python3.10" / "site-packages" / "tpu_mlir"
+    (package / "python").mkdir()
+    library = package / "python" / "pymlir.cpython-310-x86_64-linux-gnu.so"
+    library.write_bytes(b"v9.9.9")
+    return library
+
+
+def says(tool: Path, version: str) -> None:
+    """In place: the file's times tell."""
+    tool.write_text(f"#!{sys.executable}\nprint('x {version}')\n")
+
+
+def test_the_version_is_remembered_until_the_compiler_changes(managed: dict[str, str], library: Path) -> None:
+    tool = Path(managed["HF2BMODEL_TPU_MLIR"]) / "bin" / TOOLS[0]
+    stands_for = tool.with_name("python")  # the tool itself stays as it is
+    stands_for.write_text(f"#!/bin/sh\nexec {sys.executable} -c 'print(\"x v1\")'\n")
+    stands_for.chmod(0o755)
+    tool.write_text(f"#!/bin/sh\nexec {stands_for}\n")
+    assert find(environ=managed).version == "v1"
+    stands_for.unlink()
+    assert find(environ=managed).version == "v1"  # not asked: it would not start
+    library.write_bytes(b"v9.9.10")
+    with pytest.raises(UserError, match="does not start"):
+        _ = find(environ=managed).version
+    says(tool, "v2")
+    assert find(environ=managed).version == "v2"
+    says(tool, "v3")
+    assert find(environ=managed).version == "v3"
+
+
+@pytest.mark.parametrize("damaged", [b"", b"v9.9.9-2030", b"\xff\n", b"v1 v2\n"])
+def test_a_damaged_memory_of_the_version_is_none(
+    managed: dict[str, str], library: Path, tmp_path: Path, damaged: bytes
+) -> None:
+    assert find(environ=managed).version == "v9.9.9-20300101"
+    (memory,) = (tmp_path / "cache" / "hf2bmodel" / "compilers").iterdir()
+    memory.write_bytes(damaged)
+    assert find(environ=managed).version == "v9.9.9-20300101"
+    assert memory.read_text() == "v9.9.9-20300101\n"
+
+
+def test_where_nothing_can_be_kept_the_version_is_asked_again(
+    managed: dict[str, str], library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(library))  # no folder
+    for _ in range(2):
+        assert find(environ=managed).version == "v9.9.9-20300101"
+
+
 def test_a_tool_that_does_not_start_is_told(tmp_path: Path) -> None:
     folder = tools(tmp_path / "broken", "version `GLIBC_2.36' not found", code=1)
     found = find(environ={"PATH": "/nowhere", "HF2BMODEL_TPU_MLIR": str(folder)})
