@@ -14,16 +14,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
+from cli.peaks import Disk, Memory
 from contract.errors import UserError
 
 SEQ = 512
@@ -161,54 +160,30 @@ def layer_bytes(config: Mapping[str, Any]) -> int:
     return sum(4 * prod(shape) for name, shape in tensors(config) if name.startswith("model.layers.0."))
 
 
-class Disk(threading.Thread):
-    """While it runs, the most bytes that lie under `folder`, looked at 20 times a second, and the largest files then.
-    A file with several names is one, and what was there before is not counted."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(daemon=True)
-        self._folder, self._ended = folder, threading.Event()
-        self.most, self.files = 0, list[tuple[int, str]]()
-        self._before = {number for number, _ in self._look(folder)}
-
-    def run(self) -> None:
-        while not self._ended.wait(0.05):
-            files = {number: file for number, file in self._look(self._folder) if number not in self._before}
-            if (taken := sum(size for size, _ in files.values())) > self.most:
-                self.most, self.files = taken, sorted(files.values(), reverse=True)[:8]
-
-    def stop(self) -> None:
-        self._ended.set()
-        self.join()
-
-    def _look(self, folder: Path) -> Iterator[tuple[int, tuple[int, str]]]:
-        with suppress(FileNotFoundError), os.scandir(folder) as entries:  # what passes between steps goes meanwhile
-            for entry in entries:
-                with suppress(FileNotFoundError):
-                    if entry.is_dir(follow_symlinks=False):
-                        yield from self._look(Path(entry.path))
-                    else:
-                        found = entry.stat(follow_symlinks=False)
-                        yield found.st_ino, (found.st_blocks * 512, os.path.relpath(entry.path, self._folder))
-
-
 def recipe(work: Path, name: str) -> Path:
     path = work / f"{name}.yaml"
     path.write_text(_RECIPE.format(name=name, seq=SEQ), encoding="utf-8")
     return path
 
 
-def build(model: Path, work: Path, name: str = "bench", mode: str = "int4") -> tuple[Cost, dict[str, float], Disk]:
-    """What a build takes, the seconds of its steps by kind, and its disk."""
-    disk = Disk(work / "out")
-    disk.start()
-    took = run(model, work, name, mode)
-    disk.stop()
+@dataclass(frozen=True)
+class Build:
+    """`kinds`: seconds of the steps, by kind."""
+
+    cost: Cost
+    kinds: Mapping[str, float]
+    disk: Disk
+    memory: Memory
+
+
+def build(model: Path, work: Path, name: str = "bench", mode: str = "int4") -> Build:
+    with Disk(work / "out") as disk, Memory() as memory:
+        took = run(model, work, name, mode)
     kinds: dict[str, float] = defaultdict(float)
     for step, seconds in json.loads(manifest(work, name).read_text(encoding="utf-8"))["seconds"].items():
         if step != "wall":
             kinds[re.sub(r"_?\d+$", "", step)] += seconds
-    return took, dict(kinds), disk
+    return Build(took, kinds, disk, memory)
 
 
 def manifest(work: Path, name: str = "bench") -> Path:
@@ -255,12 +230,14 @@ def _bench(args: argparse.Namespace) -> int:
             most, bound = export(model, config, work)
             print(f"{title}: the exporter's largest process took {most / MB:.0f} MB, may take {bound / MB:.0f} MB")
             return int(most > bound)
-        took, kinds, disk = build(model, work, mode=args.mode)
+        made = build(model, work, mode=args.mode)
+        took, disk = made.cost, made.disk
         _print(f"{title}, {args.mode}: hf2bmodel", took)
+        print(f"  memory of all processes at its peak {made.memory.most / MB:.0f} MB")
         allowed = 1.3 * sum(2 * prod(shape) for _, shape in tensors(config)) + 4 * layer_bytes(config)
         print(f"  disk at its peak {disk.most / MB:.0f} MB, of {allowed / MB:.0f} MB that it may take")
         print("".join(f"    {size / MB:7.1f} MB  {name}\n" for size, name in disk.files), end="")
-        for kind, seconds in sorted(kinds.items(), key=lambda item: -item[1]):
+        for kind, seconds in sorted(made.kinds.items(), key=lambda item: -item[1]):
             print(f"  {seconds:6.1f} s  {kind}")
         print(f"the same again, with nothing to do: {run(model, work, mode=args.mode).wall:.1f} s")
         if args.beside:

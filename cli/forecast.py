@@ -63,9 +63,8 @@ def _rows(made: Forecast, most: int | None) -> Iterator[tuple[str, str]]:
     sources += [f"{rest} steps by rates of another machine"] if rest else []
     yield "nets", f"{made.nets}, by {made.steps} steps"
     yield "time", f"{_time(made.seconds)} up to the bmodel ({', '.join(sources)})"
-    largest = f"; largest process {_size(made.largest)}, as measured" if made.largest else ""
-    yield "memory", f"{_size(made.memory)} at most{largest}"
-    yield "disk", f"{_size(made.disk)} at most"
+    yield "memory", f"{_size(made.memory)}, {_size(made.most_memory)} at most"
+    yield "disk", f"{_size(made.disk)}, {_size(made.most_disk)} at most"
     yield "bmodel", _size(took.file)
     parts = {
         "weights": took.weights,

@@ -125,7 +125,8 @@ def _plan(
     out, trusted = Path(request["out"]), request["trust_remote_code"]
     made = plan.make_plan(recipe, spec, model_dir, out, options, trusted, grid)
     parts = footprint.footprint(recipe, spec, options, made.nets, grid).file if request["executor"] == "ray" else 0
-    return replace(made, disk=made.disk + parts)
+    whole = (replace(step, disk=step.disk + parts) if step.takes else step for step in made.steps)
+    return replace(made, steps=tuple(whole), disk=made.disk + parts)
 
 
 def _executor(request: Request) -> None:

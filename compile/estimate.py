@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compile import parts
+from compile.ledger import Ledger
 from contract import graphs
 from contract.errors import UserError
 
@@ -82,9 +83,16 @@ def net_bytes(spec: DecoderSpec, group: str, quantize: str, group_size: int) -> 
     return stored(group_bytes(spec, group) // 4, quantize, group_size) + KERNEL
 
 
-def deploy_disk(spec: DecoderSpec, group: str, quantize: str, group_size: int) -> int:
-    """Bytes that model_deploy holds at once: the weights quantised and where they will lie, or these and the bmodel."""
-    return 2 * stored(group_bytes(spec, group) // 4, quantize, group_size) + KERNEL
+def transform_disk(spec: DecoderSpec, group: str) -> int:
+    """Bytes that model_transform holds at once: weights as it read them, and those in the ONNX that it simplified or
+    those that it folded (compile.spent)."""
+    return 2 * group_bytes(spec, group)
+
+
+def deploy_disk(made: int) -> int:
+    """Bytes that model_deploy holds at once for a bmodel of `made`: the weights quantised and where they will lie, or
+    these and the bmodel."""
+    return 2 * made - KERNEL
 
 
 def room(spec: DecoderSpec, grid: int) -> int:
@@ -108,16 +116,23 @@ def references(spec: DecoderSpec, seq_length: int, history: bool) -> int:
     return 4 * spec.layers * (prefill + decode + chunk)
 
 
-def disk(steps: Sequence[Step], staying: Mapping[str, int], references: int, room: int) -> int:
-    """Bytes that a build folder may grow to. `staying`: of what a step leaves there until the end, when it goes into
-    the whole piece by piece. What passes between steps is bounded by `room`, but for what one step and those that
-    follow from it take: twice its own, at most."""
-    lying = most = references
-    for step in steps:
-        most = max(most, lying + 2 * step.disk)
-        lying += staying.get(step.name, 0)
-    passing = sum(step.disk for step in steps if step.passing)
-    return max(lying + parts.CHUNK, min(max(room, most), lying + passing))
+def disk(steps: Sequence[Step], references: int, room: int) -> int:
+    """Bytes that a build folder may grow to: all that steps write, at most. What the last of `steps` combines stays
+    there until then, when it goes into the whole piece by piece. What else passes between steps is bounded by `room`,
+    but for what one step and those that read it take beside all that stays."""
+    ledger = Ledger(steps)
+    staying = references + sum(step.made for step in steps if step.name in steps[-1].needs)
+    most = staying + max(_in_a_row(step, ledger) for step in steps)
+    return max(staying + parts.CHUNK, min(max(room, most), sum(step.room for step in steps)))
+
+
+def _in_a_row(step: Step, ledger: Ledger) -> int:
+    """Bytes at the peak of a step, and of those that read what passes of it, one after the other."""
+    most, lying = step.disk, step.made
+    for reader in (ledger.steps[name] for name in ledger.readers[step.name] if step.passing):
+        most = max(most, lying + reader.disk)
+        lying += reader.made
+    return most
 
 
 def transform_memory(spec: DecoderSpec, group: str) -> int:
@@ -131,7 +146,21 @@ def deploy_memory(spec: DecoderSpec, group: str) -> int:
 def parity_memory(spec: DecoderSpec) -> int:
     """Hugging Face's model in float32 (the step offloads what does not fit), and its largest layer thrice beside it."""
     largest, table = 4 * max(spec.layer_parameters), group_bytes(spec, "embedding")
-    return GB + 4 * sum(spec.layer_parameters) + 2 * table + 3 * largest
+    tower = group_bytes(spec, graphs.VIT) if spec.vision else 0
+    return GB + 4 * sum(spec.layer_parameters) + tower + 2 * table + 3 * largest
+
+
+def convert_disk(groups: Mapping[str, Sequence[int]], spec: DecoderSpec) -> int:
+    """Bytes that llm_convert leaves until its end, of `groups` with the sizes of their nets' bmodels: float32 weights
+    once for each group and once for each net, each net's as they will lie and in its bmodel, and the whole."""
+    floats = sum(group_bytes(spec, group) * (1 + len(made)) for group, made in groups.items())
+    return floats + sum(2 * sum(made) + max(made) for made in groups.values())
+
+
+def convert_memory(nets: Sequence[str], spec: DecoderSpec) -> int:
+    """Its own, and that of the nets that it compiles at once, given by their groups: four where there are no more
+    cores."""
+    return 3 * GB // 2 + sum(sorted(deploy_memory(spec, group) for group in nets)[-4:])
 
 
 def check_disk(folder: Path, needed: int) -> None:

@@ -31,6 +31,7 @@ from compile.process import Launcher
 from compile.steps import COMPILER, Plan, Step
 from compile.store import Store, whole
 from compile.toolchain import Runner
+from compile.watch import Watch
 from contract.errors import UserError
 
 
@@ -99,12 +100,6 @@ def run(
     return records
 
 
-def read_records(plan: Plan) -> dict[str, Record]:
-    """What each finished step left behind; steps that never finished are absent."""
-    found = {step.name: read_record(plan.folder / "work" / step.name) for step in plan.steps}
-    return {name: record for name, record in found.items() if record}
-
-
 class _Run:
     def __init__(
         self,
@@ -134,18 +129,20 @@ class _Run:
         self.done: dict[str, Record] = {}
         self.outputs = Outputs(plan, self.work, self.store.folders() if self.store else [])
         self.results: Results = queue.Queue()
-        memory = sys.maxsize if cluster else resources.available_memory()
-        self.admission = Admission(plan, self.outputs, self.done, memory)
+        self.memory = sys.maxsize if cluster else resources.available_memory()
+        self.admission = Admission(plan, self.outputs, self.done, self.memory)
         compiler = runners.get(COMPILER)
         self.kernels = Kernels(compiler.identity, linked=not (compiler.docker or cluster)) if compiler else None
         served = {} if cluster else {where: runner for where, runner in runners.items() if not runner.docker}
+        self.watch = Watch()
         self.servers = {where: forks.Servers({**runner.environment(), **env}) for where, runner in served.items()}
 
     def loop(self) -> dict[str, Record]:
         self._settle()
         if self.waiting:
             estimate.check_disk(self.plan.folder, self.plan.disk - resources.size(self.work))
-        self._warm()
+        self._serve(begin=True)
+        self.watch.start()
         while self.waiting:
             while self._revive():
                 self._settle()
@@ -165,6 +162,7 @@ class _Run:
             self.events.finished(step, news.seconds)
             self._finish(step, news)
             self._settle()
+            self._serve()
         if changed := self._changed(self.sources.items()):
             self._explain(Failure("", changed=changed))
         return self.done
@@ -178,6 +176,7 @@ class _Run:
 
     def stop(self) -> None:
         """End what still runs, and wait until it is gone."""
+        self.watch.stop()
         for job in self.running.values():
             job.stop()
         for servers in self.servers.values():
@@ -189,11 +188,13 @@ class _Run:
         with contextlib.suppress(OSError):  # it is but a memory
             self.digests.save()
 
-    def _warm(self) -> None:
-        """Start the servers that steps will want, while other steps run."""
+    def _serve(self, begin: bool = False) -> None:
+        """End the servers that no step wants any more. `begin`: start those that steps will want, while others run."""
+        steps = (*self.waiting.values(), *(job.step for job in self.running.values()))
         for where, servers in self.servers.items():
-            commands = (c for step in self.waiting.values() if step.where == where for c in step.commands)
-            self.admission.memory -= servers.warm(commands)
+            commands = [c for step in steps if step.where == where for c in step.commands]
+            (servers.warm if begin else servers.retire)(commands)
+        self.admission.memory = self.memory - sum(servers.held for servers in self.servers.values())
 
     def _settle(self) -> None:
         """Skip what is up to date. In the plan's order, so that one pass finds all of it."""
@@ -248,14 +249,14 @@ class _Run:
         if step.name in self.gates:
             self.gates[step.name]()
         kernels = self.kernels if step.where == COMPILER else None
-        launcher = Launcher(self.runners[step.where], self.servers.get(step.where), self.env, kernels)
-        folders = (self.work, self.logs)
+        runner = self.runners[step.where]
+        watch = None if runner.docker else self.watch
+        launcher = Launcher(runner, self.servers.get(step.where), self.env, kernels, watch)
         taker = self.work / f"{step.name}.part" if step.takes else None
         changed = partial(self._changed, self._read(step), taker)
         identity = self.ready.pop(step.name)
-        job = (ClusterJob if self.cluster else Job)(
-            step, launcher, identity, folders, self.digests, self.results, changed
-        )
+        words = (step, launcher, identity, (self.work, self.logs), self.digests, self.results, changed)
+        job = (ClusterJob if self.cluster else Job)(*words)
         if isinstance(job, ClusterJob) and self.cluster:
             job.cluster = self.cluster
         self.running[step.name] = job
@@ -263,9 +264,7 @@ class _Run:
 
     def _identity(self, step: Step) -> str:
         inputs = (self._input(name) for name in step.inputs)
-        return combine(
-            (json.dumps(step.commands), json.dumps(step.outputs), self.runners[step.where].identity, *inputs)
-        )
+        return combine((step.words, json.dumps(step.outputs), self.runners[step.where].identity, *inputs))
 
     def _input(self, name: str) -> str:
         if name.startswith("/"):

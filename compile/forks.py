@@ -15,7 +15,9 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import IO
 
@@ -37,8 +39,10 @@ AHEAD = {
     TORCH: ("exporters.__main__", "exporters.model", "exporters.trace", "exporters.parity"),
     ARRAYS: ("exporters.__main__", "exporters.bind", "exporters.checkpoint", "compile.combine"),
 }
-# Bytes that a server holds for itself; of ours 366 MB and 37 MB were resident after the imports.
-MEMORY = {"model_transform.py": 2**28, "model_deploy.py": 2**28, TORCH: 2**29, ARRAYS: 2**26}
+# Bytes that a server holds (Pss, torch 2.11 and 2.13), and bytes that are the server's of those resident in its forks.
+# A fork for model_deploy starts the compiler as processes of their own, which are far larger.
+MEMORY = {"model_transform.py": 780 * 10**6, "model_deploy.py": 60 * 10**6, TORCH: 360 * 10**6, ARRAYS: 25 * 10**6}
+SHARED = {"model_transform.py": 435 * 10**6, "model_deploy.py": 0, TORCH: 290 * 10**6, ARRAYS: 36 * 10**6}
 # Where who starts builds one after the other, as our tests do, keeps servers for all of them: JSON, sockets by name.
 LENT = "HF2BMODEL_SERVERS"
 PATIENCE = 120.0  # seconds for the imports
@@ -47,10 +51,10 @@ _PYTHON = re.compile(r"#!\s*(?:/usr/bin/env\s+)?(\S*python[\d.]*)\s*\n")
 
 
 class Child:
-    """A command that runs in a fork."""
+    """A command that runs in a fork. `ended`: called when it has been waited for."""
 
-    def __init__(self, link: socket.socket, pid: int) -> None:
-        self._link, self._pid = link, pid
+    def __init__(self, link: socket.socket, pid: int, ended: Callable[[], None]) -> None:
+        self._link, self.group, self._ended = link, pid, ended
 
     def signal(self, number: int) -> None:
         """Send `number` to the command's process group; nothing where it has ended."""
@@ -63,8 +67,9 @@ class Child:
             code, memory = json.loads(self._link.recv(LONGEST))
         except (OSError, ValueError):  # somebody killed the server; so the fork is dead, but not what it had started
             with contextlib.suppress(OSError):
-                os.killpg(self._pid, signal.SIGKILL)
-            return -signal.SIGKILL, 0
+                os.killpg(self.group, signal.SIGKILL)
+            code, memory = -signal.SIGKILL, 0
+        self._ended()
         return code, memory
 
 
@@ -76,19 +81,48 @@ class Servers:
         lent = json.loads(environment.get(LENT, "{}"))
         self._servers = {name: _Server(name, socket.socket(fileno=os.dup(number))) for name, number in lent.items()}
         self._abandoned = False
-        self._lock = threading.Lock()  # of the two above
+        self._retired, self._busy = set(self._servers), Counter[str]()  # another's are not ours to end
+        self._lock = threading.Lock()  # of all above
 
-    def warm(self, commands: Iterable[tuple[str, ...]]) -> int:
-        """Start the servers that these commands can have, and wait for none. The bytes that they hold."""
-        wanted = set(map(server_of, commands)) - {""}
-        for name in wanted:
+    def warm(self, commands: Iterable[tuple[str, ...]]) -> None:
+        """Start the servers that these commands can have, and wait for none."""
+        for name in set(map(server_of, commands)) - {""}:
             self._server(name)
-        return sum(MEMORY[name] for name in wanted)
+
+    def retire(self, commands: Iterable[tuple[str, ...]]) -> None:
+        """End the servers that none of these commands, the last ones to come, can have. One that has to be started
+        again, for what a command leaves to us (compile.process), will be wanted for more of them, and stays."""
+        wanted = set(map(server_of, commands))
+        with self._lock:
+            idle = [n for n in self._servers if n not in wanted and not self._busy[n] and n not in self._retired]
+            self._retired.update(idle)
+            servers = [self._servers.pop(name) for name in idle]
+        for server in servers:
+            server.abandon()
+            server.close()
+
+    @property
+    def held(self) -> int:
+        """Bytes of memory, of the servers that run for this build alone."""
+        with self._lock:
+            return sum(MEMORY[name] for name, server in self._servers.items() if server.own)
 
     def start(self, command: tuple[str, ...], cwd: Path, log: IO[bytes]) -> Child | None:
         """Run `command` in `cwd`, its output to `log`. None where it has to be started as a process."""
         name = server_of(command)
-        return self._server(name).start(command[2 if name in AHEAD else 1 :], cwd, log) if name else None
+        if not name:
+            return None
+        self._count(name, 1)
+        arguments, ended = command[2 if name in AHEAD else 1 :], partial(self._count, name, -1)
+        child = self._server(name).start(arguments, cwd, log, ended)
+        if not child:
+            ended()
+        return child
+
+    def _count(self, name: str, more: int) -> None:
+        """Of the commands that have a server, or are about to."""
+        with self._lock:
+            self._busy[name] += more
 
     def lend(self, names: Iterable[str]) -> dict[str, int]:
         """For a process that inherits these sockets and gets them as LENT. Waits for the servers."""
@@ -117,6 +151,7 @@ class Servers:
             return self._servers[name]
 
 
+@cache
 def server_of(command: tuple[str, ...]) -> str:
     """The name of the server that can run `command`; empty for most."""
     return next((n for n, heads in SERVED.items() if any(command[: len(head)] == head for head in heads)), "")
@@ -151,11 +186,15 @@ class _Server:
                 return server
         return cls(name, control, process)
 
-    def start(self, arguments: tuple[str, ...], cwd: Path, log: IO[bytes]) -> Child | None:
+    @property
+    def own(self) -> bool:
+        return self._process is not None
+
+    def start(self, arguments: tuple[str, ...], cwd: Path, log: IO[bytes], ended: Callable[[], None]) -> Child | None:
         reason = self.wait()
         if not reason:
             try:
-                return self._fork(arguments, cwd, log)
+                return Child(*self._fork(arguments, cwd, log), ended)
             except (OSError, ValueError) as error:
                 reason = str(error)
         log.write(f"# {self._name} runs without its fork server: {reason}\n".encode())
@@ -190,8 +229,8 @@ class _Server:
                     self._process.kill()
             return self._reason
 
-    def _fork(self, arguments: tuple[str, ...], cwd: Path, log: IO[bytes]) -> Child:
-        """ValueError with the server's words where it cannot."""
+    def _fork(self, arguments: tuple[str, ...], cwd: Path, log: IO[bytes]) -> tuple[socket.socket, int]:
+        """Its socket and number. ValueError with the server's words where it cannot."""
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with far:
             message = json.dumps([str(cwd), *arguments]).encode()
@@ -199,7 +238,7 @@ class _Server:
         answer = near.recv(LONGEST).decode()
         if not answer.isdecimal():
             raise ValueError(answer or "it has ended")
-        return Child(near, int(answer))
+        return near, int(answer)
 
 
 def _command(name: str, path: str, control: int) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from compile.job import read_record
+from compile.job import Record, read_record
 from compile.steps import Plan, Step
 from contract import graphs
 from contract import manifest as manifests
@@ -72,10 +72,11 @@ class Facts:
 
 @dataclass(frozen=True)
 class Measured:
-    """`seconds`: wall time of the step. `memory`: bytes, its largest process at its peak."""
+    """`seconds`: wall time of the step. `memory`: bytes of its processes in equal parts of that time; none where they
+    are not known."""
 
     seconds: float
-    memory: int
+    memory: tuple[int, ...]
 
 
 class History:
@@ -97,12 +98,15 @@ class History:
     def step(self, step: Step, plan: Plan) -> Measured | None:
         """Of steps like this; None where none was done."""
         net = next((net for net in plan.nets if net.name == step.name), None)
-        found = []
+        found = list[Record]()
         for folder, made, facts in self._builds:
             names = self._alike(net, made, facts) if net else self._steps(step.name, facts)
-            records = (read_record(folder / "work" / name) for name in names)
-            found += [Measured(record.seconds, record.memory) for record in records if record]
-        return Measured(median(one.seconds for one in found), max(one.memory for one in found)) if found else None
+            found += filter(None, (read_record(folder / "work" / name) for name in names))
+        if not found:
+            return None
+        largest = max(found, key=lambda record: record.memory)
+        memory = largest.profile or [largest.memory] * (largest.memory > 0)
+        return Measured(median(record.seconds for record in found), tuple(memory))
 
     def _alike(self, net: graphs.GraphSpec, made: Manifest, facts: Facts) -> Iterator[str]:
         wanted = self._facts.net(net.name, net.kind)

@@ -20,7 +20,8 @@ from compile import parts
 from compile.digest import Digests
 from compile.process import DEFERRED, Launcher, Process
 from compile.spent import swept
-from compile.steps import DEPLOY, Step
+from compile.steps import Step
+from compile.watch import Level, profile
 
 RECORD = "step.json"
 TAIL_LINES = 15
@@ -33,13 +34,15 @@ SCARCE = 2**20  # bytes: a disk with less is full
 class Record:
     """`identity`: the digest of all that decided the outputs. `outputs`: size and SHA-256 by name.
 
-    `seconds`: wall time. `memory`: bytes, the largest process at its peak.
+    `seconds`: wall time. `memory`: bytes, the largest process at its peak; 0 where that is not known. `profile`: bytes
+    of all its processes, as compile.watch has them.
     """
 
     identity: str
     seconds: float
     memory: int
     outputs: dict[str, tuple[int, str]] = field(default_factory=dict)
+    profile: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class Job:
         self.step, self.launcher, self.identity, self.digests, self.results = step, launcher, identity, digests, results
         self.folder, self.part = work / step.name, work / f"{step.name}.part"
         self.log = logs / f"{step.name}.log"
-        self.memory = 0
+        self.memory, self.levels = 0, list[Level]()
         self._process: Process | None = None
         self._stopped = False
         self._lock = threading.Lock()  # of the two above
@@ -162,7 +165,7 @@ class Job:
         log.flush()
         deferred = self.launcher.deferred(command)
         try:
-            with swept(self.part) if command[0] == DEPLOY else contextlib.nullcontext():
+            with swept(self.part) if self.step.compiles else contextlib.nullcontext():
                 code = self._call(command, log)
                 if deferred and code == DEFERRED:
                     code = self._call(deferred, log)
@@ -181,8 +184,10 @@ class Job:
             self._process = process = fork or self.launcher.start(command, self.part, log)
             if self._stopped:
                 process.signal(signal.SIGTERM)
-        code, memory = process.wait()
-        self.memory = max(self.memory, memory)
+        watch = self.launcher.watch
+        with watch.over(process.group, self.levels) if watch else contextlib.nullcontext():
+            code, memory = process.wait()
+        self.memory = max(self.memory, memory if watch else 0)
         return code
 
     def _keep(self, start: float) -> Record:
@@ -195,7 +200,9 @@ class Job:
             elif path not in kept:
                 path.unlink()
         outputs = {str(p.relative_to(self.part)): (p.stat().st_size, self.digests.file(p)) for p in sorted(kept)}
-        record = Record(self.identity, round(time.monotonic() - start, 3), self.memory, outputs)
+        end = time.monotonic()
+        shape = profile(self.levels, start, end, self.memory)
+        record = Record(self.identity, round(end - start, 3), self.memory, outputs, shape)
         (self.part / RECORD).write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
         shutil.rmtree(self.folder, ignore_errors=True)
         self.part.rename(self.folder)

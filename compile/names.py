@@ -23,6 +23,11 @@ def is_joined(group: str) -> bool:
     return group not in ("head", graphs.VIT)
 
 
+def is_weightless(net: graphs.GraphSpec) -> bool:
+    """Whether it only works on what another net of its group gives."""
+    return net.kind in (graphs.GREEDY_HEAD, graphs.SAMPLE_HEAD, graphs.ADD)
+
+
 def passing(net: graphs.GraphSpec) -> tuple[str, ...]:
     """The outputs of a net's step that nobody reads but what combines them."""
     return (f"{net.name}.bmodel",)

@@ -14,34 +14,21 @@ from pathlib import Path
 
 from compile import parts
 from compile.job import Record
+from compile.ledger import Ledger
 from compile.steps import Plan, Step
 
 
-class Outputs:
+class Outputs(Ledger):
     """`unmade`: steps that were up to date, of which it is not settled yet whether they have to run after all.
-    `revived`: those that had to, with what they had made before. `held`: bytes of outputs that lie in the folder."""
+    `revived`: those that had to, with what they had made before."""
 
     def __init__(self, plan: Plan, work: Path, wholes: Iterable[Path]) -> None:
         """`wholes`: folders of bmodels that outputs may have gone into, beside those of this build."""
+        super().__init__(plan.steps)
         self.work = work
         self._wholes = [*(work / step.name for step in plan.steps if step.takes), *wholes]
-        self.steps = {step.name: step for step in plan.steps}
-        self.readers: dict[str, list[str]] = {name: [] for name in self.steps}
-        for step in plan.steps:
-            for name in step.needs:
-                self.readers.setdefault(name, []).append(step.name)
         self.unmade: set[str] = set()
         self.revived: dict[str, Record] = {}
-        self._sizes: dict[str, int] = {}
-
-    @property
-    def held(self) -> int:
-        return sum(self._sizes.values())
-
-    def kept_until(self, step: Step) -> int:
-        """Of these, bytes that lie there at least until `step` is done: it reads them, or one that follows from it."""
-        readers = {step.name, *self.followers(step.name)}
-        return sum(size for name, size in self._sizes.items() if readers.intersection(self.readers[name]))
 
     def gone(self, step: Step) -> Callable[[str], bool]:
         """Which of its outputs may be absent."""
@@ -68,7 +55,7 @@ class Outputs:
             entry, whole = self._parts.get(digest, (None, path))
             if not path.exists() and not (entry and whole.is_file() and parts.restore(entry, whole, path)):
                 return False
-        self._sizes[name] = sum(size for size, _ in record.outputs.values())
+        self.lay(name, sum(size for size, _ in record.outputs.values()))
         return True
 
     @cached_property
@@ -78,15 +65,8 @@ class Outputs:
     def revive(self, name: str, record: Record) -> Step:
         self.revived[name] = record
         self.unmade.discard(name)
-        self._sizes.pop(name, None)
+        self.lay(name, 0)
         return self.steps[name]
-
-    def followers(self, name: str) -> set[str]:
-        """The steps that depend on it, however far away."""
-        found, new = set[str](), {name}
-        while new := {reader for one in new for reader in self.readers[one]} - found:
-            found |= new
-        return found
 
     def doubted(self, step: Step, record: Record) -> set[str]:
         """The steps that follow from outputs of `step` that are no more: it ran again, and gave others."""
@@ -98,9 +78,8 @@ class Outputs:
         have to run."""
         outputs = done[step.name].outputs
         here = self.work / step.name
-        self._sizes[step.name] = sum(
-            size for name, (size, _) in outputs.items() if not step.passes(name) or (here / name).exists()
-        )
+        lying = (size for name, (size, _) in outputs.items() if not step.passes(name) or (here / name).exists())
+        self.lay(step.name, sum(lying))
         certain, look = [], [step.name, *step.needs]
         for name in look:
             readers = self.readers[name]
@@ -119,4 +98,4 @@ class Outputs:
             with contextlib.suppress(OSError):
                 (self.work / step.name / name).unlink(missing_ok=True)
         left = ((self.work / step.name / name, size) for name, (size, _) in record.outputs.items())
-        self._sizes[step.name] = sum(size for path, size in left if path.exists())
+        self.lay(step.name, sum(size for path, size in left if path.exists()))

@@ -10,8 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compile import deploy, estimate, exporter, lengths, parts, quantization, sizes, vendor, vision
-from compile.names import bind_step, bmodel_file, group_of, is_joined, join_step, normalise, passing, template_step
+from compile import deploy, estimate, exporter, lengths, names, parts, quantization, sizes, vendor, vision
 from compile.steps import COMPILER, EXPORTER, Plan, Step
 from contract import graphs, towers
 from contract.ladder import PICTURES
@@ -104,7 +103,7 @@ def make_plan(
     whole = build.combine(f"{folder.name}.bmodel", beside)
     making = (build.trace(), build.parity(), *host, *tables, *build.making(), whole)
     room = estimate.room(spec, grid)
-    disk = estimate.disk(making, build.staying(), estimate.references(spec, options.seq_length, options.history), room)
+    disk = estimate.disk(making, estimate.references(spec, options.seq_length, options.history), room)
     return Plan(folder, making, nets, disk, folder.parent / STORE, room, beside)
 
 
@@ -138,27 +137,25 @@ class _Build:
     def bind(self, group: str) -> Step:
         grids = self.grid > 0 and group.startswith("layer_")
         command = exporter.bind(self.model, f"../{TRACE}", group, grids, self.options.adapter)
-        outputs = (
-            *(f"{n.name}.onnx" for n in self.nets if group_of(n) == group),
-            WEIGHTS,
-            *((GRIDS,) if grids else ()),
-        )
+        levels = (GRIDS,) if grids else ()
+        outputs = (*(f"{n.name}.onnx" for n in self.nets if names.group_of(n) == group), WEIGHTS, *levels)
         size = estimate.group_bytes(self.spec, group)
         inputs = (*self.weights(), f"{TRACE}/")
-        # What it writes is there until its nets are: it waits until there is room for the first of these as well.
-        deployed = (self.quantized(net) for net in self.nets if group_of(net) == group)
-        disk = size + max(estimate.deploy_disk(self.spec, group, *word) for word in deployed)
-        return Step(bind_step(group), (command,), inputs, outputs, EXPORTER, 2**28 + 3 * size, disk, ("*",))
+        # What it writes is there until its nets are: there must be room for the first of these as well.
+        ahead = estimate.deploy_disk(max(self.size(n) for n in self.nets if names.group_of(n) == group))
+        memory = 2**28 + 3 * size
+        return Step(names.bind_step(group), (command,), inputs, outputs, EXPORTER, memory, size, size, ahead, ("*",))
 
     def beside(self, half: str) -> Iterator[Step]:
         """Files for the host: the embedding, where it looks tokens up, and positions that it interpolates."""
         if self.options.host_embedding:
             command = exporter.table(self.model, half, self.options.adapter)
-            memory = 2**28 + 3 * estimate.group_bytes(self.spec, "embedding")
-            yield Step(TABLE, (command,), self.weights(), (graphs.EMBEDDING_FILE,), EXPORTER, memory)
+            size = estimate.group_bytes(self.spec, "embedding")
+            made, outputs = size // 2, (graphs.EMBEDDING_FILE,)
+            yield Step(TABLE, (command,), self.weights(), outputs, EXPORTER, 2**28 + 3 * size, made, made)
         if self.spec.vision and self.spec.vision.given:
-            asked, made = (exporter.positions(self.model),), (towers.POSITIONS_FILE,)
-            yield Step(POSITIONS, asked, (self.model,), made, EXPORTER, 2**28)
+            commands, outputs = (exporter.positions(self.model),), (towers.POSITIONS_FILE,)
+            yield Step(POSITIONS, commands, (self.model,), outputs, EXPORTER, 2**28)
 
     def parity(self) -> Step:
         command = exporter.parity(self.model, asdict(self.options), self.recipe.prompt, self.trust)
@@ -167,23 +164,21 @@ class _Build:
         compared += (graphs.EMBEDDING, graphs.EMBEDDING_CACHE) if self.options.host_embedding else ()
         shown = (f"reference/{PICTURES}",) if self.spec.vision else ()
         outputs = ("parity.json", "reference/tokens.json", *shown, *(f"reference/{name}.npz" for name in compared))
-        disk = estimate.references(self.spec, self.options.seq_length, self.options.history)
-        disk += max(estimate.group_bytes(self.spec, group) for group in self.groups())
-        return Step(PARITY, (command,), inputs, outputs, EXPORTER, estimate.parity_memory(self.spec), disk)
+        made = estimate.references(self.spec, self.options.seq_length, self.options.history)
+        disk = made + max(estimate.group_bytes(self.spec, group) for group in self.groups())
+        return Step(PARITY, (command,), inputs, outputs, EXPORTER, estimate.parity_memory(self.spec), disk, made)
 
-    def kept(self, group: str) -> int:
-        """Bytes of the bmodels of a group that are combined at the end."""
-        words = {net: self.quantized(net) for net in self.nets if group_of(net) == group}
-        nets = [estimate.net_bytes(self.spec, group, *word) for net, word in words.items() if word[0] != "F32"]
-        if not is_joined(group):
-            return sum(nets)
-        # Without the kernels.
-        return (max(nets) if len(set(words.values())) == 1 else sum(nets)) - estimate.KERNEL
+    def size(self, net: graphs.GraphSpec) -> int:
+        """Bytes of its bmodel."""
+        if names.is_weightless(net):
+            return estimate.KERNEL
+        return estimate.net_bytes(self.spec, names.group_of(net), *self.quantized(net))
 
-    def staying(self) -> dict[str, int]:
-        """Bytes that are combined at the end, by the step that is the last to make some of a group."""
-        nets = {group_of(net): net.name for net in self.nets}
-        return {join_step(g) if is_joined(g) else nets[g]: self.kept(g) for g in self.groups() if g in nets}
+    def joined(self, group: str) -> int:
+        """Bytes of the nets of a group in one bmodel, without the kernels."""
+        nets = [net for net in self.nets if names.group_of(net) == group]
+        sizes, words = [self.size(net) for net in nets], set(map(self.quantized, nets))
+        return (max(sizes) if len(words) == 1 else sum(sizes)) - estimate.KERNEL
 
     def quantized(self, net: graphs.GraphSpec) -> tuple[str, int]:
         """model_deploy's word for a net's weights, and input channels per scale."""
@@ -197,13 +192,13 @@ class _Build:
         if taken:
             yield self.convert(taken)
         for group in self.groups():
-            nets = [net for net in self.nets if group_of(net) == group]
+            nets = [net for net in self.nets if names.group_of(net) == group]
             own = [net for net in nets if net not in taken]
             if own:
                 yield self.bind(group)
             yield from self.templates(group) if own else ()
             yield from (self.net(net) if net in own else self.taken(net) for net in nets)
-            if is_joined(group):
+            if names.is_joined(group):
                 yield self.join(group, nets)
 
     def templates(self, group: str) -> Iterator[Step]:
@@ -225,73 +220,78 @@ class _Build:
             (*rebind, "seal", net.name, f"../{onnx}", "small.npz"),
         )
         outputs = (f"{net.name}.mlir", "template.json")
-        return Step(template_step(net.kind), commands, (onnx,), outputs, COMPILER, 2**30)
+        return Step(names.template_step(net.kind), commands, (onnx,), outputs, COMPILER, 2**30)
 
     def _template(self, net: str, kind: int) -> Step:
         layer = self.spec.layer_kinds.index(kind)
-        onnx, weights = (f"{bind_step(f'layer_{layer}')}/{file}" for file in (f"{net}_{layer}.onnx", WEIGHTS))
+        onnx, weights = (f"{names.bind_step(f'layer_{layer}')}/{file}" for file in (f"{net}_{layer}.onnx", WEIGHTS))
         commands = (
             deploy.transform(net, f"../{onnx}"),
             ("python3", "-I", str(REBIND), "seal", net, f"../{onnx}", f"../{weights}"),
         )
         outputs = (f"{net}.mlir", "template.json")
         memory = estimate.transform_memory(self.spec, f"layer_{layer}")
-        disk = estimate.group_bytes(self.spec, f"layer_{layer}")
-        return Step(template_step(net, kind), commands, (onnx, weights), outputs, COMPILER, memory, disk)
+        disk = estimate.transform_disk(self.spec, f"layer_{layer}")
+        return Step(names.template_step(net, kind), commands, (onnx, weights), outputs, COMPILER, memory, disk)
 
     def net(self, net: graphs.GraphSpec) -> Step:
         """ONNX to a bmodel of one net."""
-        o, name, group = self.options, net.name, group_of(net)
-        onnx, weights = f"{bind_step(group)}/{name}.onnx", f"{bind_step(group)}/{WEIGHTS}"
+        o, name, group = self.options, net.name, names.group_of(net)
+        onnx, weights = f"{names.bind_step(group)}/{name}.onnx", f"{names.bind_step(group)}/{WEIGHTS}"
         inputs: tuple[str, ...] = (onnx, weights)
         first = deploy.transform(name, f"../{onnx}")
-        memory = estimate.transform_memory(self.spec, group)
+        memory, made = estimate.transform_memory(self.spec, group), self.size(net)
+        transformed = 0 if names.is_weightless(net) else estimate.transform_disk(self.spec, group)
+        disk = max(estimate.deploy_disk(made), transformed)
         if net.layer is not None or net.kind in TABLES:
             kinds = () if net.layer is None else (self.spec.layer_kinds[net.layer],)
-            template = template_step(net.kind, *kinds)
+            template = names.template_step(net.kind, *kinds)
             share = ("bind", f"../{template}", f"../{onnx}", f"../{weights}", name, "--")
             first = ("python3", "-I", str(REBIND), *share, *first)
             inputs = (f"{template}/", *inputs)
-            memory = estimate.deploy_memory(self.spec, group)
+            memory, disk = estimate.deploy_memory(self.spec, group), estimate.deploy_disk(made)
         quantize, group_size = self.quantized(net)
         target = deploy.Target(
             o.chip, o.devices, group_size, self.spec.layer_norm, o.symmetric, o.dynamic, o.dynamic_vit
         )
-        commands = [first, deploy.deploy(net, quantize, target), normalise(f"{name}.bmodel")]
+        commands = [first, deploy.deploy(net, quantize, target), names.normalise(f"{name}.bmodel")]
         if self.grid and net.layer is not None:
-            grids = f"{bind_step(group)}/{GRIDS}"
+            grids = f"{names.bind_step(group)}/{GRIDS}"
             commands.insert(1, ("python3", "-I", str(REGRID), name, f"../{grids}", str(self.grid), str(o.group_size)))
             inputs = (*inputs, grids)
         uncounted = (graphs.GREEDY_HEAD, graphs.SAMPLE_HEAD, *(deploy.PREFILL if o.dynamic else ()))
         profile = () if net.kind in uncounted else ("compiler_profile_*.txt",)
         outputs = (f"{name}.bmodel", f"{name}/final.mlir", *profile)
-        disk = estimate.deploy_disk(self.spec, group, quantize, group_size)
-        return Step(name, tuple(commands), inputs, outputs, COMPILER, memory, disk, passing(net))
+        return Step(name, tuple(commands), inputs, outputs, COMPILER, memory, disk, made, passing=names.passing(net))
 
     def convert(self, nets: Sequence[graphs.GraphSpec]) -> Step:
         """All of these at once, by the vendor's converter."""
         outputs = tuple(file for net in nets for file in vendor.outputs(net))
-        memory = estimate.parity_memory(self.spec)
-        commands = vendor.convert(self.model, self.spec, self.options)
-        return Step(CONVERT, commands, (self.model,), outputs, COMPILER, memory, passing=("*",))
+        groups = [names.group_of(net) for net in nets]
+        sizes = {group: [self.size(net) for net in nets if names.group_of(net) == group] for group in groups}
+        memory, disk = estimate.convert_memory(groups, self.spec), estimate.convert_disk(sizes, self.spec)
+        commands, made = vendor.convert(self.model, self.spec, self.options), sum(map(self.size, nets))
+        return Step(CONVERT, commands, (self.model,), outputs, COMPILER, memory, disk, made, passing=("*",))
 
     def taken(self, net: graphs.GraphSpec) -> Step:
         """A net of the vendor's, as `net` leaves one of ours."""
         outputs = tuple(file.removeprefix(f"{net.name}/") for file in vendor.outputs(net))
         copy = ("cp", "-r", f"../{CONVERT}/{net.name}/.", ".")
-        commands = (copy, normalise(f"{net.name}.bmodel"))
-        return Step(net.name, commands, (f"{CONVERT}/",), outputs, COMPILER, passing=passing(net))
+        commands = (copy, names.normalise(f"{net.name}.bmodel"))
+        size = self.size(net)
+        return Step(net.name, commands, (f"{CONVERT}/",), outputs, COMPILER, 0, size, size, passing=names.passing(net))
 
     def join(self, group: str, nets: Sequence[graphs.GraphSpec]) -> Step:
         """One bmodel of the nets of a group, which stores their weights once; what combines all needs no more of it."""
         files = tuple(f"{n.name}/{n.name}.bmodel" for n in deploy.combine_order(nets))
         made, inputs = f"{group}.bmodel", (*files, *map(str, COMBINER))
         commands = (deploy.combine(files, made, "--bare"),)
-        return Step(join_step(group), commands, inputs, (made,), EXPORTER, 2**28, self.kept(group), (made,))
+        size, outputs = self.joined(group), (made,)
+        return Step(names.join_step(group), commands, inputs, outputs, EXPORTER, 2**28, size, size, passing=outputs)
 
     def combine(self, bmodel: str, beside: Sequence[str]) -> Step:
         """One bmodel of all, into which these go."""
-        files = tuple(dict.fromkeys(map(bmodel_file, deploy.combine_order(self.nets))))
+        files = tuple(dict.fromkeys(map(names.bmodel_file, deploy.combine_order(self.nets))))
         # What lies beside is none of its inputs, but what stands before it looks at all that is published (cli.link).
         inputs, outputs = (*files, *beside, *map(str, COMBINER)), (bmodel, parts.INDEX)
         return Step(

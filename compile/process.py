@@ -15,12 +15,16 @@ from typing import IO, Protocol
 from compile import forks
 from compile.kernels import Kernels
 from compile.toolchain import Runner
+from compile.watch import Watch
 
 DEFERRED = 75  # the exit code that compile.rebind is told to end with where it would start a tool: a server is faster
 
 
 class Process(Protocol):
-    """A command that runs in a process group of its own."""
+    """A command that runs in a process group of its own, `group`."""
+
+    @property
+    def group(self) -> int: ...
 
     def signal(self, number: int) -> None:
         """To its whole group; nothing where it has ended."""
@@ -32,12 +36,14 @@ class Process(Protocol):
 @dataclass(frozen=True)
 class Launcher:
     """Starts the commands of one environment. `servers`: that run some of them; None where there are none. `env`:
-    variables to set beside the environment's own. `kernels`: those that model_deploy may use."""
+    variables to set beside the environment's own. `kernels`: those that model_deploy may use. `watch`: looks at their
+    memory; None where they run elsewhere."""
 
     runner: Runner
     servers: forks.Servers | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     kernels: Kernels | None = None
+    watch: Watch | None = None
 
     def fork(self, command: tuple[str, ...], folder: Path, log: IO[bytes]) -> Process | None:
         """None where a server does not run it. It may wait until the server is ready."""
@@ -69,6 +75,7 @@ class _Subprocess:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        self.group = self._popen.pid
 
     def signal(self, number: int) -> None:
         with self._lock:

@@ -1,24 +1,29 @@
-"""What model_deploy itself has no more use for while it still runs.
+"""What the compiler's tools themselves have no more use for while they still run.
 
-It writes a net's weights three times: quantised, then where they will lie in memory, and in the bmodel, with a file of
-MLIR after the second. Nothing reads the first after that (tpu-mlir 1.30.2, without --test_input). Of an embedding table
-each is as large as the table.
+model_deploy writes a net's weights three times: quantised, then where they will lie in memory, and in the bmodel, with
+a file of MLIR after the second. Nothing reads the first after that. model_transform keeps the simplified ONNX until its
+end and reads it only to compare, which we do not ask for; its first MLIR says that all of it was read (tpu-mlir
+1.30.2). Each is as large as the weights.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 _PERIOD = 0.05  # seconds; writing a gigabyte takes longer
-_SPENT, _SINCE = "*_tpu_weights.npz", "*_final.mlir"
+# What is spent since when. ONNX of more than 2 GB has its weights in a file of their own.
+_REMOVED = {"*_tpu_weights.npz": "*_final.mlir"}
+# What the tool removes itself at its end is emptied: it asks whether the file is there, and fails if it then is not.
+_EMPTIED = {"*_opt.onnx": "*_origin.mlir", "*_external_data": "*_origin.mlir"}
 
 
 @contextlib.contextmanager
 def swept(folder: Path) -> Iterator[None]:
-    """Remove the first from `folder` as soon as the second stands, while this lasts."""
+    """While this lasts, take the bytes of what is spent out of `folder`."""
     ended = threading.Event()
     thread = threading.Thread(target=_sweep, args=(folder, ended), daemon=True)
     thread.start()
@@ -31,8 +36,9 @@ def swept(folder: Path) -> Iterator[None]:
 
 def _sweep(folder: Path, ended: threading.Event) -> None:
     while not ended.wait(_PERIOD):
-        with contextlib.suppress(FileNotFoundError):
-            # It is opened before the compiler's work, and filled when that is done.
-            if any(path.stat().st_size for path in folder.glob(_SINCE)):
-                for path in folder.glob(_SPENT):
-                    path.unlink()
+        for spent, since in (_REMOVED | _EMPTIED).items():
+            with contextlib.suppress(FileNotFoundError):
+                # It is opened before the compiler's work, and filled when that is done.
+                if any(path.stat().st_size for path in folder.glob(since)):
+                    for path in folder.glob(spent):
+                        path.unlink() if spent in _REMOVED else os.truncate(path, 0)

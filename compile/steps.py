@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
+from functools import cached_property
 from pathlib import Path
 
 from contract.graphs import GraphSpec
 
 EXPORTER, COMPILER = "exporter", "compiler"
-DEPLOY = "model_deploy.py"
+TRANSFORM, DEPLOY = "model_transform.py", "model_deploy.py"
+HERE = str(Path(__file__).parent)
 
 
 @dataclass(frozen=True)
@@ -19,8 +22,9 @@ class Step:
     `inputs`: "<step>/<file>", "<step>/" for all that a step made, or an absolute path (a folder stands for the files
     in it). `outputs`: file names or patterns in the step's folder; each must match, and what none matches is dropped.
     `where`: the environment, EXPORTER or COMPILER. `memory`: bytes the step may need at its peak. `disk`: bytes that it
-    may write. `passing`: patterns of outputs that go as soon as all the steps that read them are done.
-    `takes`: its command may take the passing outputs that it reads, as compile.parts says.
+    may write, of which `made` are its outputs. `ahead`: bytes that there must be room for as well before it begins, for
+    the first step that reads what it makes. `passing`: patterns of outputs that go as soon as all the steps that read
+    them are done. `takes`: its command may take the passing outputs that it reads, as compile.parts says.
     """
 
     name: str
@@ -30,17 +34,36 @@ class Step:
     where: str
     memory: int = 0
     disk: int = 0
+    made: int = 0
+    ahead: int = 0
     passing: tuple[str, ...] = ()
     takes: bool = False
 
-    @property
+    @cached_property
     def needs(self) -> tuple[str, ...]:
         """The steps whose files it reads."""
         return tuple(dict.fromkeys(i.partition("/")[0] for i in self.inputs if not i.startswith("/")))
 
+    @cached_property
+    def words(self) -> str:
+        """The commands, as far as they decide the outputs. Of what the digest of inputs or tools tells the content, it
+        does not matter where it lies: a checkpoint or this program may be moved."""
+        places = {name: f"input {number}" for number, name in enumerate(self.inputs) if name.startswith("/")}
+        return json.dumps([[places.get(w) or w.removeprefix(f"{HERE}/") for w in c] for c in self.commands])
+
+    @property
+    def room(self) -> int:
+        """Bytes that must be free on the disk before it begins."""
+        return self.disk + self.ahead
+
     @property
     def deploys(self) -> bool:
         return any(command[0] == DEPLOY for command in self.commands)
+
+    @property
+    def compiles(self) -> bool:
+        """Whether it runs a tool of the compiler's itself."""
+        return any(command[0] in (TRANSFORM, DEPLOY) for command in self.commands)
 
     def passes(self, output: str) -> bool:
         return any(fnmatch(output, pattern) for pattern in self.passing)
@@ -51,7 +74,7 @@ class Plan:
     """`folder`: the build folder. `steps`: each after those it needs; of steps that could start, the first goes
     first. `nets`: every net, in the order of execution. `disk`: bytes that the folder may grow to. `store`: where
     finished steps are shared with other builds (compile.store); None where they are not. `room`: bytes of outputs and
-    of running steps' `disk` beyond which no further step starts while others run; 0 for no such bound. `beside`: files
+    of running steps' `room` beyond which no further step starts while others run; 0 for no such bound. `beside`: files
     that the bmodel needs beside it, "<step>/<file>"."""
 
     folder: Path
@@ -67,9 +90,12 @@ class Plan:
         return f"{self.folder.name}.bmodel"
 
     def keeping(self) -> Plan:
-        """The same, with all outputs kept."""
-        steps = tuple(replace(step, passing=(), takes=False) for step in self.steps)
-        # Of what model_deploy writes, a third stays.
-        passing = (step.disk // (3 if step.deploys else 1) for step in self.steps if step.passing)
-        disk = self.disk + sum(passing)
-        return replace(self, steps=steps, disk=disk, room=0)
+        """The same, with all outputs kept; what takes others' copies them."""
+        made = {step.name: step.made for step in self.steps if step.passing}
+
+        def kept(step: Step) -> Step:
+            size = sum(made.get(name, 0) for name in step.needs) if step.takes else 0
+            return replace(step, passing=(), takes=False, disk=size or step.disk, made=size or step.made)
+
+        steps = tuple(map(kept, self.steps))
+        return replace(self, steps=steps, disk=self.disk + sum(made.values()), room=0)

@@ -29,9 +29,17 @@ def recipe_plan(name: str, **changes: object) -> Plan:
 RUNNERS = {"exporter": Runner((str(Path(sys.executable).parent),)), "compiler": Runner(identity="one")}
 
 
-def step(name: str, code: str, *inputs: str, outputs: tuple[str, ...] = ("out.txt",), **more: object) -> Step:
-    """A step that runs Python `code` in its folder."""
-    return Step(name, ((sys.executable, "-c", code),), inputs, outputs, "exporter", **more)  # type: ignore[arg-type]
+def step(
+    name: str,
+    code: str,
+    *inputs: str,
+    outputs: tuple[str, ...] = ("out.txt",),
+    words: tuple[str, ...] = (),
+    **more: object,
+) -> Step:
+    """A step that runs Python `code` in its folder, with `words` behind."""
+    command = (sys.executable, "-c", code, *words)
+    return Step(name, (command,), inputs, outputs, "exporter", **more)  # type: ignore[arg-type]
 
 
 def small_plan(folder: Path, *steps: Step) -> Plan:

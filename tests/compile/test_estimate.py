@@ -59,6 +59,17 @@ def test_the_weights_of_a_layer_of_real_size() -> None:
     assert larger - smaller == pytest.approx(8318976 + 60_000, rel=0.05)
 
 
+@pytest.mark.parametrize(("layers", "measured"), [(2, 5395), (8, 6807)])
+def test_what_llm_convert_leaves(layers: int, measured: int) -> None:
+    """Of Qwen2.5-0.5B's sizes, int4: MB."""
+    spec = recipe_and_spec("qwen2.5-0.5b")[1]
+    sizes = {"embedding": [278 * MB, 278 * MB], "head": [278 * MB]}
+    sizes |= {f"layer_{i}": [14 * MB, 14 * MB] for i in range(layers)}
+    assert estimate.convert_disk(sizes, spec) == pytest.approx(measured * MB, rel=0.15)
+    groups = [group for group, made in sizes.items() for _ in made]
+    assert 6446 * MB < estimate.convert_memory(groups, spec) < 1.5 * 6446 * MB
+
+
 def test_layers_of_different_size_count_as_what_they_are() -> None:
     read, spec = recipe_and_spec("deepseek-v2-lite")
     dense, routed = (estimate.group_bytes(spec, f"layer_{i}") for i in (0, 1))

@@ -96,6 +96,22 @@ def test_a_changed_input_file_counts_and_its_date_does_not(tmp_path: Path) -> No
     assert run(plan) == ["begin", "+a", "-a", "done"]
 
 
+def test_a_moved_input_is_the_same_input(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+
+    def reads(folder: Path) -> Plan:
+        code = write("open(__import__('sys').argv[1] + '/config.json').read()")
+        return small_plan(tmp_path / "build", step("a", code, str(folder), words=(str(folder),)))
+
+    here.mkdir()
+    (here / "config.json").write_text("one")
+    run(reads(here))
+    here.rename(there)
+    assert run(reads(there)) == ["begin", "=a", "done"]
+    (there / "config.json").write_text("two")
+    assert run(reads(there)) == ["begin", "+a", "-a", "done"]
+
+
 def test_another_tool_version_runs_its_steps(tmp_path: Path) -> None:
     compiled = replace(step("b", write("'b'"), "a/out.txt"), where="compiler")
     plan = small_plan(tmp_path, step("a", write("'a'")), compiled)

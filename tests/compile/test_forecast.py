@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ import pytest
 
 from cli import forecast
 from cli.cache import parse
+from cli.peaks import Disk, Memory
 from cli.prepare import Prepared, Request, prepare
 from compile import footprint as footprints
-from compile import history
-from compile.executor import read_records
-from compile.job import Record
-from compile.resources import size
+from compile import history, schedule
+from compile.job import Record, read_record
+from compile.schedule import Cost
 from contract.errors import UserError
 from runtime import bmodel
 from tests import tiny
@@ -70,40 +70,57 @@ def foreseen(place: Path, **chosen: Any) -> Prepared:
     return prepare(Request(str(place / "thin.yaml"), {**work, **chosen}), lambda line: None)
 
 
-def build(place: Path, *words: str) -> Path:
-    work = ("--model", str(place / "checkpoint"), "--out", str(place / "out"), "--verify", "none", "--jobs", "1")
-    done = hf2bmodel("build", str(place / "thin.yaml"), *work, *words)
+@dataclass(frozen=True)
+class Built:
+    """`memory`, `disk`: bytes, at their peaks."""
+
+    folder: Path
+    memory: int
+    disk: int
+
+    def records(self, prepared: Prepared) -> dict[str, Record]:
+        found = {step.name: read_record(self.folder / "work" / step.name) for step in prepared.plan.steps}
+        return {name: record for name, record in found.items() if record}
+
+
+def build(place: Path, *words: str, jobs: int = 1) -> Built:
+    """Not with the test run's servers: of what they take and their forks, this build's part is not known."""
+    work = ("--model", str(place / "checkpoint"), "--out", str(place / "out"), "--verify", "none", "--jobs", str(jobs))
+    with Disk(place / "out") as disk, Memory() as memory:
+        done = hf2bmodel("build", str(place / "thin.yaml"), *work, *words, warm=False)
     assert done.returncode == 0, done.stderr
-    return Path(re.findall(r"^unverified: (\S+)/[^/]+\.bmodel", done.stdout, re.MULTILINE)[0])
-
-
-def records_of(prepared: Prepared, folder: Path) -> list[Record]:
-    return list(read_records(replace(prepared.plan, folder=folder)).values())
+    folder = Path(re.findall(r"^unverified: (\S+)/[^/]+\.bmodel", done.stdout, re.MULTILINE)[0])
+    return Built(folder, memory.most, disk.most)
 
 
 @pytest.mark.toolchain
 def test_estimates_are_within_15_percent_of_what_the_build_measures(place: Path) -> None:
     """Sizes before anything was built; cycles, time and memory of another build by what the first one measured."""
-    before, first = forecast.foresee(foreseen(place)), build(place)
+    before, built = forecast.foresee(foreseen(place)), build(place)
     assert before.measured == 0
+    first = built.folder
     file = first / manifest(first)["bmodel"]
     assert before.footprint.file == near(file.stat().st_size, rel=0.15)
     (memory,) = bmodel.memory(file)
     assert before.footprint.loaded == near(memory.whole, rel=0.15)
     assert before.footprint.weights == near(memory.weights, rel=0.15)
     assert before.footprint.scratch == near(memory.scratch, rel=0.15)
-    assert size(first) <= before.disk
+    print(f"by rates: memory {before.memory / built.memory:.2f}, disk {before.disk / built.disk:.2f} of what it took")
+    assert before.disk == near(built.disk, rel=0.15)
+    assert before.memory == near(built.memory, rel=0.15)
+    assert built.disk <= before.most_disk
+    assert built.memory <= before.most_memory
     for name, nets in (("prefill", ("block_0", "lm_head")), ("decode", ("block_cache_0", "lm_head"))):
         cycles = before.passes[name].cycles
         assert cycles is not None
         assert cycles <= sum(manifest(first)["nets"][net]["cycles"] for net in nets)  # it is a bound
 
     # Another build that has the nets of the first one's layer, and another head.
-    other = foreseen(place, head="bf16")
+    other = foreseen(place, head="bf16", jobs=2)
     told = forecast.foresee(other)
     assert (told.measured, told.steps) == (len(other.plan.steps) - 2, len(other.plan.steps) - 1)
     second = build(place, "--head", "bf16")
-    nets = manifest(second)["nets"]
+    nets = manifest(second.folder)["nets"]
     for name, passed in (
         ("prefill", ("embedding", "block_0", "lm_head")),
         ("decode", ("embedding_cache", "block_cache_0", "lm_head")),
@@ -118,19 +135,33 @@ def test_estimates_are_within_15_percent_of_what_the_build_measures(place: Path)
         nets[n]["cycles"] for n in ("embedding_cache", "block_cache_0", "lm_head")
     )
     # Seconds are those that were recorded: a machine that others use may take any other time for the same again.
-    assert sum(again.busy.values()) == near(sum(record.seconds for record in records_of(other, second)), rel=0.15)
-    shutil.move(second, place / "kept")
+    records = second.records(other)
+    assert sum(again.busy.values()) == near(sum(record.seconds for record in records.values()), rel=0.15)
+    shutil.move(second.folder, place / "kept")
     shutil.rmtree(other.plan.store)
-    records = records_of(other, build(place, "--head", "bf16"))
-    assert again.largest == near(max(record.memory for record in records), rel=0.15)
-    spent = sum(record.seconds for record in records)
-    print(f"seconds of all steps: {sum(again.busy.values()):.1f} foreseen, {spent:.1f} spent")
+    third = build(place, "--head", "bf16", jobs=2)
+    print(f"by records: memory {again.memory / third.memory:.2f}, disk {again.disk / third.disk:.2f} of what it took")
+    assert again.memory == near(third.memory, rel=0.15)
+    assert third.memory <= again.most_memory
+    # Both of its transforms are foretold to hold two copies of the weights at once, as each does for some hundredths
+    # of a second. Whether they do at the same moment is chance; if not, it is as if one ran after the other. One job
+    # has no such chance (above), and whole models have more of them, which matter less (`bench plan`).
+    alone = forecast.foresee(foreseen(place, head="bf16"))
+    assert 0.85 * alone.disk <= third.disk <= 1.15 * again.disk
+    assert third.disk <= again.most_disk
+
+    # The clock, by what the steps of that build took themselves.
+    costs = {name: Cost(record.seconds, [0], [0]) for name, record in third.records(other).items()}
+    course = schedule.course(other.carried_out(), costs, 2, 2**40)
+    # Some ran side by side: else the clock would be their sum.
+    assert course.seconds < 0.95 * sum(cost.seconds for cost in costs.values())
+    assert course.seconds == near(manifest(third.folder)["seconds"]["wall"], rel=0.15)
 
 
 @pytest.mark.toolchain
 def test_the_device_gives_as_much_as_the_bmodel_says(place: Path) -> None:
     """The simulator's allocator goes upwards: behind all that was loaded lies the next free byte."""
-    folder = build(place)
+    folder = build(place).folder
     file = folder / manifest(folder)["bmodel"]
     done = subprocess.run(
         [sys.executable, "-c", LOADED, str(file)], cwd=ROOT, capture_output=True, text=True, check=True
@@ -172,6 +203,7 @@ def test_more_jobs_take_less_time_and_more_memory(place: Path) -> None:
     assert one.begin > 1  # Python's start and the compiler's, in seconds
     assert one.seconds == near(one.begin + sum(one.busy.values()))
     assert two.seconds < one.seconds
+    assert two.most_memory > one.most_memory
     assert two.memory > one.memory
 
 

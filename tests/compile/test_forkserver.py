@@ -175,6 +175,41 @@ def test_a_build_has_one_server_and_ends_it(tmp_path: Path, runner: Runner) -> N
     assert not alive(int(first))
 
 
+def test_a_server_ends_with_the_last_step_that_wants_it(tmp_path: Path, runner: Runner) -> None:
+    """Other steps still run: `b` sees it go."""
+    code = "import os, time; pid = int(open('../a/out.txt').read())\nfor _ in range(500):\n"
+    code += " try: os.kill(pid, 0)\n except OSError: open('out.txt', 'w').write('gone'); break\n time.sleep(0.02)"
+    waits = Step("b", ((sys.executable, "-c", code),), ("a/out.txt",), ("out.txt",), COMPILER)
+    build(tmp_path, runner, step("a", WRITE), waits)
+
+
+def test_a_server_that_is_busy_or_was_started_again_is_not_ended(servers: forks.Servers, tmp_path: Path) -> None:
+    def start(code: str) -> tuple[forks.Child, int]:
+        with (tmp_path / "log").open("wb") as log:
+            child = servers.start((TOOL, f"open('pid', 'w').write(str(PID)); {code}"), tmp_path, log)
+        assert child
+        assert within(20, lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text() != "")
+        pid = int((tmp_path / "pid").read_text())
+        (tmp_path / "pid").unlink()
+        return child, pid
+
+    child, first = start("time.sleep(600)")
+    servers.retire([])
+    assert alive(first)
+    assert servers.held == forks.MEMORY[TOOL]
+    child.signal(signal.SIGTERM)
+    assert child.wait()[0] == -signal.SIGTERM
+    servers.retire([(TOOL, "more")])
+    assert alive(first)
+    servers.retire([("other",)])
+    assert gone(first)
+    assert servers.held == 0
+    child, second = start("pass")
+    child.wait()
+    servers.retire([])
+    assert alive(second)
+
+
 def test_a_build_with_nothing_to_do_starts_none(tmp_path: Path, runner: Runner, tool: Path) -> None:
     build(tmp_path, runner, step("a", WRITE))
     (tool.parent / "heavy.py").write_text("open(__file__ + '.imported', 'w')\n")

@@ -13,7 +13,8 @@ from compile.toolchain import Runner
 from contract.errors import UserError
 from tests.compile.builds import recipe_plan
 
-GOLDEN = Path(__file__).parent.parent / "golden"
+ROOT = Path(__file__).parent.parent.parent
+GOLDEN = ROOT / "tests" / "golden"
 HOME = "/opt/hf2bmodel"
 RUNNERS = {
     EXPORTER: Runner((f"{HOME}/.venv/bin",)),
@@ -44,6 +45,16 @@ def test_the_script_is_the_golden_one(name: str, monkeypatch: pytest.MonkeyPatch
     if os.environ.get("UPDATE_GOLDEN"):
         path.write_text(script, encoding="utf-8")
     assert script == path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_where_this_program_lies_decides_no_step(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = [step.words for step in plan_named(name).steps]
+    assert not any(str(ROOT) in words for words in here)
+    monkeypatch.setattr("compile.plan.REBIND", Path(HOME) / "compile" / "rebind.py")
+    monkeypatch.setattr("compile.names.NORMALISE", Path(HOME) / "compile" / "normalise.py")
+    monkeypatch.setattr("compile.steps.HERE", str(Path(HOME) / "compile"))
+    assert [step.words for step in plan_named(name).steps] == here
 
 
 @pytest.mark.parametrize("name", BUILDS)

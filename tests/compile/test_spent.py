@@ -10,19 +10,29 @@ import pytest
 from compile.spent import swept
 
 
-def test_weights_go_when_they_have_their_place(tmp_path: Path) -> None:
-    first, placed = tmp_path / "block_0_bm1684x_bf16_tpu_weights.npz", tmp_path / "block_0_tpu_addressed_weight.npz"
-    final = tmp_path / "block_0_final.mlir"
+@pytest.mark.parametrize(
+    ("spent", "kept", "since", "stays"),
+    [
+        ("block_0_bm1684x_bf16_tpu_weights.npz", "block_0_tpu_addressed_weight.npz", "block_0_final.mlir", False),
+        ("block_opt.onnx", "block_top_f32_all_origin_weight.npz", "block_origin.mlir", True),
+        ("vit_external_data", "vit_top_f32_all_origin_weight.npz", "vit_origin.mlir", True),
+    ],
+)
+def test_weights_go_when_they_stand_elsewhere(spent: str, kept: str, since: str, stays: bool, tmp_path: Path) -> None:
+    """`stays`: without its bytes, since the tool removes it and does not expect anybody else to."""
+    first, placed, final = tmp_path / spent, tmp_path / kept, tmp_path / since
     with swept(tmp_path):
         for path in (first, placed, final):
-            path.touch()
+            path.write_text("" if path == final else "weights")
         time.sleep(0.2)
-        assert first.exists()  # the MLIR is not written yet
+        assert first.read_text() == "weights"  # the MLIR is not written yet
         final.write_text("module {}")
         deadline = time.monotonic() + 10
-        while first.exists() and time.monotonic() < deadline:
+        while first.exists() and first.stat().st_size and time.monotonic() < deadline:
             time.sleep(0.01)
-    assert sorted(tmp_path.iterdir()) == [final, placed]
+        time.sleep(0.2)
+        assert first.exists() == stays
+    assert [path.read_text() for path in (first, placed, final)[not stays :]] == [""] * stays + ["weights", "module {}"]
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")

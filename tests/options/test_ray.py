@@ -129,12 +129,11 @@ def test_the_plan_counts_that_the_parts_of_the_bmodel_stay() -> None:
     pytest.importorskip("ray", reason="the extra hf2bmodel[ray] is not installed")
     runs = ((), ("--executor", "ray", "--jobs", "2"))
     here, there = (hf2bmodel("build", "qwen2.5-7b", "--plan", *words).stderr for words in runs)
-    sizes = [
-        [float(found[1]) for found in re.finditer(r"^  (?:disk|bmodel) +([\d.]+) GiB", said, re.MULTILINE)]
-        for said in (here, there)
-    ]
-    (disk, bmodel), (disk_there, _) = sizes
+    row = r"^  disk +([\d.]+) GiB, ([\d.]+) GiB at most\n  bmodel +([\d.]+) GiB$"
+    sizes = [[float(word) for word in re.findall(row, said, re.MULTILINE)[0]] for said in (here, there)]
+    (peak, disk, bmodel), (peak_there, disk_there, _) = sizes
     assert disk_there - disk == pytest.approx(bmodel, abs=0.06)  # each is rounded
+    assert peak_there >= max(peak, 2 * bmodel)
 
 
 @pytest.mark.toolchain
