@@ -22,13 +22,16 @@ class Watch(threading.Thread):
         super().__init__(daemon=True)
         self._ended = threading.Event()
         self._groups: dict[int, list[Level]] = {}
+        self._lock = threading.Lock()  # of what they were told, and where it is put
 
     def run(self) -> None:
         while not self._ended.wait(_PERIOD):
             if groups := dict(self._groups):
                 now, found = time.monotonic(), _resident()
-                for group, levels in groups.items():
-                    levels.append((now, found[group]))
+                with self._lock:  # a group may have ended during the look
+                    for group, levels in groups.items():
+                        if self._groups.get(group) is levels:
+                            levels.append((now, found[group]))
 
     def stop(self) -> None:
         self._ended.set()
@@ -40,7 +43,8 @@ class Watch(threading.Thread):
         try:
             yield
         finally:
-            del self._groups[group]
+            with self._lock:
+                del self._groups[group]
 
 
 def _resident() -> Counter[int]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,25 @@ def test_a_group_counts_with_its_children(group: int | None) -> None:
     time.sleep(0.5)
     watch.stop()
     assert len(found) == count
+
+
+def test_what_ends_during_a_look_gets_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def look() -> Counter[int]:
+        begun.set()
+        ended.wait(5)
+        return Counter({7: MB})
+
+    monkeypatch.setattr("compile.watch._resident", look)
+    watch, found = Watch(), list[Level]()
+    watch.start()
+    with watch.over(7, found):
+        assert begun.wait(5)
+    watch.stop()
+    ended.set()
+    watch.join()
+    assert found == []
 
 
 def test_a_profile_has_the_largest_of_each_part() -> None:
