@@ -90,8 +90,6 @@ def prepare(request: Request, say: Say) -> Prepared:
         made = _plan(request, recipe, foretold, UNKNOWN, options)
         forecast.check_memory(most, forecast.Sizes(recipe, foretold, options))
     tools = _toolchain(request, made.folder if foretold else out)
-    if options.route == vendor.ROUTE:
-        vendor.require(tools.runner)
     model_dir = sources.standing(recipe, request["model"], sources.cache_folder())
     if request.plan_only and not model_dir:
         if not foretold:
@@ -103,6 +101,7 @@ def prepare(request: Request, say: Say) -> Prepared:
             trust.check_source(recipe.source, trusted)
         if foretold:
             estimate.check_disk(made.folder, made.disk)
+        _vendor(options, tools)
         model_dir = sources.resolve(recipe, request["model"], sources.cache_folder(), say)
     spec = specs.read(model_dir)
     options, grid = _grid(model_dir, spec, vision.settle(spec, options), request.chosen.get("group_size"))
@@ -115,7 +114,15 @@ def prepare(request: Request, say: Say) -> Prepared:
     checkpoint.require(architecture.required_weights(spec))
     if grid:
         grids.check(checkpoint)
+    _vendor(options, tools)
     return Prepared(request, recipe, model_dir, spec, options, made, tools, grid)
+
+
+def _vendor(options: plan.Options, tools: toolchain.Toolchain) -> None:
+    """UserError where llm_convert is asked for and lacks what it needs: before anything is fetched for it, and behind
+    what it would fail on all the same."""
+    if options.route == vendor.ROUTE:
+        vendor.require(tools.runner)
 
 
 def _plan(
