@@ -27,6 +27,7 @@ EXPORTER_VERSIONS = ("3.11", "3.12", "3.13")  # 3.11 is what the lock was made w
 COMPILER_VERSIONS = ("3.10",)  # tpu_mlir's wheel takes no other
 TOOLS = ("model_transform.py", "model_deploy.py", "model_tool")
 GLIBC = ("libc.so.6", "libm.so.6", "libpthread.so.0")
+PAUSE = 10.0  # seconds before pip is started again
 NEEDED = {EXPORTER: 3, COMPILER: 9}  # GB on disk while pip works
 
 
@@ -115,6 +116,10 @@ def pip(folder: Path, *words: str) -> None:
     quiet = [] if sys.stdout.isatty() else ["--quiet"]
     options = ["--disable-pip-version-check", "--no-input", *quiet]
     command = [str(folder / "bin" / "python"), "-m", "pip", *words, *options]
+    if not subprocess.run(command, check=False).returncode:
+        return
+    say("pip failed (see above); once more, as a registry may have stumbled")
+    time.sleep(PAUSE)
     run(command, "pip failed (see above); is a package registry within reach?")
 
 

@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 
@@ -110,6 +111,19 @@ def test_a_setup_that_stands_asks_pip_for_nothing(
     for dev in (True, False):
         setup.make_exporter(dev)
     setup.make_compiler("auto")
+
+
+@pytest.mark.parametrize(("failures", "fails"), [(0, False), (1, False), (2, True)])
+def test_pip_gets_a_second_try(
+    setup: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int, fails: bool
+) -> None:
+    tried = tmp_path / "tried"
+    script = f"#!/bin/sh\necho x >> {tried}\n[ $(wc -l < {tried}) -gt {failures} ]\n"
+    executable(tmp_path / "bin" / "python", script)
+    monkeypatch.setattr(setup, "PAUSE", 0)
+    with pytest.raises(setup.Missing, match="is a package registry within reach") if fails else nullcontext():
+        setup.pip(tmp_path, "install", "anything")
+    assert len(tried.read_text().splitlines()) == min(failures, 1) + 1
 
 
 def test_tools_on_path_make_a_compiler_needless(
