@@ -69,10 +69,12 @@ class Disk(_Peak):
 class Memory(_Peak):
     """The most bytes that the processes begun meanwhile by this one, and by those, have resident together; what they
     share counts once, and whole where processes beside them share it too. Of what lasts less than the time between two
-    looks it sees nothing."""
+    looks it sees nothing. `highest`: unless a process had it, of which what it had at most so far counts; that is too
+    much where several are at their peaks at different times."""
 
-    def __init__(self) -> None:
+    def __init__(self, highest: bool = False) -> None:
         super().__init__(_OF_MEMORY)
+        self._highest = highest
         self._own = psutil.Process()
         self._before = self._own.children()
         self._looked, self._resident = 0.0, 0  # when all pages were looked through, and how many bytes there were
@@ -81,29 +83,32 @@ class Memory(_Peak):
         begun = [one for one in self._own.children() if one not in self._before]
         with suppress(psutil.NoSuchProcess):
             begun += [child for one in begun for child in one.children(recursive=True)]
-        resident, now = sum(map(_resident, begun)), time.monotonic()
+        resident, now = sum(_resident(one, self._highest) for one in begun), time.monotonic()
         # To look through all pages holds up the processes: only where there may be more of them.
         if resident > self.most and (resident > 1.01 * self._resident or now > self._looked + _SELDOM):
             self._looked, self._resident = now, resident
-            self.most = max(self.most, _together(begun))
+            self.most = max(self.most, _together(begun, self._highest))
 
 
-def _resident(process: psutil.Process) -> int:
-    try:
-        return int(process.memory_info().rss)
-    except psutil.Error:  # it has ended
-        return 0
+def _resident(process: psutil.Process, highest: bool) -> int:
+    with suppress(OSError):  # it has ended
+        return _kilobytes(process, "status", "VmHWM" if highest else "VmRSS")
+    return 0
 
 
-def _together(processes: Sequence[psutil.Process]) -> int:
+def _together(processes: Sequence[psutil.Process], highest: bool) -> int:
     files, rest = dict[str, int](), 0
     for process in processes:
         with suppress(psutil.Error, OSError):
-            found = re.search(
-                r"^Pss_Anon: *(\d+) kB", Path(f"/proc/{process.pid}/smaps_rollup").read_text(), re.MULTILINE
-            )
-            rest += 1024 * int(found[1]) if found else 0
+            rest += _kilobytes(process, "smaps_rollup", "Pss_Anon")
+            rest += _resident(process, True) - _resident(process, False) if highest else 0
             for mapped in process.memory_maps():
                 if mapped.path.startswith("/"):
                     files[mapped.path] = max(files.get(mapped.path, 0), mapped.rss - mapped.anonymous)
     return rest + sum(files.values())
+
+
+def _kilobytes(process: psutil.Process, file: str, name: str) -> int:
+    """A line of what the kernel tells of a process, as bytes."""
+    found = re.search(rf"^{name}:\s*(\d+) kB", Path(f"/proc/{process.pid}/{file}").read_text(), re.MULTILINE)
+    return 1024 * int(found[1]) if found else 0

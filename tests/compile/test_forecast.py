@@ -85,7 +85,7 @@ class Built:
 def build(place: Path, *words: str, jobs: int = 1) -> Built:
     """Not with the test run's servers: of what they take and their forks, this build's part is not known."""
     work = ("--model", str(place / "checkpoint"), "--out", str(place / "out"), "--verify", "none", "--jobs", str(jobs))
-    with Disk(place / "out") as disk, Memory() as memory:
+    with Disk(place / "out") as disk, Memory(highest=jobs == 1) as memory:
         done = hf2bmodel("build", str(place / "thin.yaml"), *work, *words, warm=False)
     assert done.returncode == 0, done.stderr
     folder = Path(re.findall(r"^unverified: (\S+)/[^/]+\.bmodel", done.stdout, re.MULTILINE)[0])
@@ -151,19 +151,15 @@ def test_estimates_are_within_15_percent_of_what_the_build_measures(place: Path)
     assert third.memory <= again.most_memory
     assert third.disk <= again.most_disk
 
-    # Two at once. Which steps meet is decided by their seconds: those of this build itself, not of the ones before.
+    # Two at once. Which of its short steps are at their peaks at the same moment is chance, so that these figures are
+    # held to what one job takes and to the bounds here, and nearer where there is none (test_schedule, `bench plan`).
     fourth = build_afresh(place, third.folder, other, jobs=2)
-    shutil.move(first, place / "first")
+    shutil.move(first, place / "first")  # what steps took then is not what they took now
     own = forecast.foresee(foreseen(place, head="bf16", jobs=2))
     assert own.measured == own.steps
     print(f"two at once: memory {own.memory / fourth.memory:.2f}, disk {own.disk / fourth.disk:.2f} of what it took")
-    assert own.memory == near(fourth.memory, rel=0.15)
-    assert fourth.memory <= own.most_memory
-    # Both of its transforms are foretold to hold two copies of the weights at once, as each does for some hundredths
-    # of a second. Whether they do at the same moment is chance; if not, it is as if one ran after the other. One job
-    # has no such chance (above), and whole models have more of them, which matter less (`bench plan`).
-    assert 0.85 * again.disk <= fourth.disk <= 1.15 * own.disk
-    assert fourth.disk <= own.most_disk
+    assert 0.85 * again.memory <= min(own.memory, fourth.memory) <= max(own.memory, fourth.memory) <= own.most_memory
+    assert 0.85 * again.disk <= min(own.disk, fourth.disk) <= max(own.disk, fourth.disk) <= own.most_disk
     clock, busy = own.seconds - own.begin, sum(own.busy.values())
     assert clock < 0.95 * busy  # some ran side by side: else it would be their sum
     assert clock == near(manifest(fourth.folder)["seconds"]["wall"], rel=0.15)

@@ -8,13 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from cli.peaks import Disk, Memory
 from compile import forks, quantization, schedule
+from compile.job import read_record
 from compile.schedule import Cost
 from compile.steps import COMPILER, TRANSFORM, Plan, Step
 from compile.usual import usual
+from tests.compile import builds
 from tests.compile.builds import options, recipe_and_spec, recipe_plan, small_plan
+from tests.compile.test_executor import run
 
-GB = 10**9
+MB, GB = 10**6, 10**9
 SERVER = forks.MEMORY[TRANSFORM]
 
 
@@ -120,6 +124,38 @@ def test_disk_is_that_of_what_was_written_by_then() -> None:
     assert schedule.course(made, costs, 2, 64 * GB).disk == 5 + 6
     costs["b"] = Cost(3.0, [0], [0, 0, 3])
     assert schedule.course(made, costs, 2, 64 * GB).disk == 5 + 4 + 1
+
+
+def filled(size: int, *stages: tuple[float, int]) -> str:
+    """Code that takes each of `stages`, seconds and bytes of memory, and then writes `size` bytes, a megabyte each,
+    and stays long enough to be seen with them."""
+    taken = "; ".join(f"own = b'x' * {taken}; time.sleep({seconds})" for seconds, taken in stages)
+    written = f"file = open('out.txt', 'wb'); [file.write(b'x' * {MB}) for _ in range({size // MB})]"
+    return f"import time; {taken}; {written}; time.sleep(0.3)"
+
+
+@pytest.mark.slow
+def test_two_at_once_take_what_their_records_foretell(tmp_path: Path) -> None:
+    """`late` is large when `early` has ended, and `next` has taken its place. None is at its peak by chance."""
+    late = builds.step("late", filled(40 * MB, (5.0, 1), (4.0, 200 * MB)), passing=("*",), disk=40 * MB, made=40 * MB)
+    early = builds.step("early", filled(30 * MB, (3.0, 150 * MB)), passing=("*",), disk=30 * MB, made=30 * MB)
+    after = filled(20 * MB, (4.5, 80 * MB))
+    following = builds.step("next", after, "early/", passing=("*",), disk=20 * MB, made=20 * MB)
+    last = builds.step("whole", filled(10 * MB, (0.5, 1)), "late/", "next/", disk=10 * MB, made=10 * MB)
+    made = small_plan(tmp_path / "build", late, early, following, last)
+    with Disk(tmp_path) as disk, Memory() as memory:
+        run(made, jobs=2)
+    costs = {}
+    for one in made.steps:
+        record = read_record(made.folder / "work" / one.name)
+        assert record
+        costs[one.name] = Cost(record.seconds, record.profile or [record.memory], [*[0] * 15, one.disk])
+    assert len(costs["late"].memory) > 1
+    told = schedule.course(made, costs, 2, 64 * GB)
+    assert told.memory - schedule.OWN == pytest.approx(memory.most, rel=0.15)
+    assert memory.most < sum(max(costs[name].memory) for name in ("late", "early"))
+    assert told.disk == pytest.approx(disk.most, rel=0.15)
+    assert disk.most < sum(one.made for one in made.steps)
 
 
 @pytest.mark.parametrize(("available", "jobs"), [(22, 2), (64, 8)])
