@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -143,8 +144,12 @@ def test_two_at_once_take_what_their_records_foretell(tmp_path: Path) -> None:
     following = builds.step("next", after, "early/", passing=("*",), disk=20 * MB, made=20 * MB)
     last = builds.step("whole", filled(10 * MB, (0.5, 1)), "late/", "next/", disk=10 * MB, made=10 * MB)
     made = small_plan(tmp_path / "build", late, early, following, last)
+    # By a process of its own: what one starts counts with as much as that one has, and these tests may have torch.
+    builder = multiprocessing.get_context("spawn").Process(target=run, args=(made, 2))
     with Disk(tmp_path) as disk, Memory() as memory:
-        run(made, jobs=2)
+        builder.start()
+        builder.join()
+    assert builder.exitcode == 0
     costs = {}
     for one in made.steps:
         record = read_record(made.folder / "work" / one.name)
@@ -152,7 +157,7 @@ def test_two_at_once_take_what_their_records_foretell(tmp_path: Path) -> None:
         costs[one.name] = Cost(record.seconds, record.profile or [record.memory], [*[0] * 15, one.disk])
     assert len(costs["late"].memory) > 1
     told = schedule.course(made, costs, 2, 64 * GB)
-    assert told.memory - schedule.OWN == pytest.approx(memory.most, rel=0.15)
+    assert told.memory == pytest.approx(memory.most, rel=0.15)
     assert memory.most < sum(max(costs[name].memory) for name in ("late", "early"))
     assert told.disk == pytest.approx(disk.most, rel=0.15)
     assert disk.most < sum(one.made for one in made.steps)
