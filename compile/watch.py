@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 _PERIOD = 0.2  # seconds
-SLICES = 16  # of a step's time
+SLICES = 16  # of a step's time, at most
 Level = tuple[float, int]  # a moment in seconds, and bytes then
 
 
@@ -61,14 +61,14 @@ def _resident() -> Counter[int]:
 
 
 def profile(levels: Sequence[Level], start: float, end: float, most: int) -> list[int]:
-    """The largest in each of SLICES equal parts of the time from `start` to `end`; none where it was looked at too
-    rarely. `most`: bytes of the largest process at its peak, which may lie between two looks."""
-    if len(levels) < 2 * SLICES:  # some part might have none
-        return []
-    parts = [0] * SLICES
-    for moment, size in levels:
-        part = min(SLICES - 1, int(SLICES * (moment - start) / (end - start)))
+    """The largest in each of equal parts of the time from `start` to `end`: at most SLICES, and so few that there are
+    two looks for each; none where there was hardly a look. `most`: bytes of the largest process at its peak, which may
+    lie between two looks."""
+    parts = [0] * min(SLICES, len(levels) // 2)
+    for moment, size in levels if parts else ():
+        part = min(len(parts) - 1, int(len(parts) * (moment - start) / (end - start)))
         parts[part] = max(parts[part], size)
-    largest = parts.index(max(parts))
-    parts[largest] = max(parts[largest], most)
+    if parts:
+        largest = parts.index(max(parts))
+        parts[largest] = max(parts[largest], most)
     return parts

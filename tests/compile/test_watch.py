@@ -78,9 +78,12 @@ def test_the_peak_of_a_profile_is_at_least_that_of_the_largest_process() -> None
     assert parts[8] == 50
 
 
-@pytest.mark.parametrize("count", [0, 1, 2 * SLICES - 1])
-def test_what_was_seldom_looked_at_has_no_profile(count: int) -> None:
-    assert profile([(i / count, 1) for i in range(count)], 0.0, 1.0, 9) == []
+@pytest.mark.parametrize(("count", "parts"), [(0, 0), (1, 0), (2, 1), (7, 3), (2 * SLICES - 1, SLICES - 1)])
+def test_what_was_seldom_looked_at_has_fewer_parts(count: int, parts: int) -> None:
+    found = profile([(i / count, i) for i in range(count)], 0.0, 1.0, 9 * count)
+    assert len(found) == parts
+    assert found == sorted(found)
+    assert not found or found[-1] == 9 * count
 
 
 def test_memory_of_what_begins_meanwhile_is_seen() -> None:
