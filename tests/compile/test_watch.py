@@ -97,6 +97,7 @@ def test_memory_of_what_begins_meanwhile_is_seen() -> None:
     assert 180 * MB < memory.most < 240 * MB
 
 
+@pytest.mark.slow
 def test_a_record_has_the_profile_of_a_long_step(tmp_path: Path) -> None:
     code = "import time; time.sleep(3.5); own = b'x' * 150_000_000; time.sleep(3.5); open('out.txt', 'w').write('a')"
     plan = small_plan(tmp_path / "build", step("a", code))

@@ -85,6 +85,7 @@ def test_other_modes_take_it_as_floats(made: Made, tmp_path: Path) -> None:
     assert manifest(made(tmp_path / "shuffled", "--mode", "bf16"))["status"] == "verified"
 
 
+@pytest.mark.slow
 def test_devices_do_not_share_a_grid(tmp_path: Path) -> None:
     quantized_files.make("awq", tmp_path / "checkpoint", num_key_value_heads=2, intermediate_size=33024)
     words = ("--model", str(tmp_path / "checkpoint"), "--seq-length", "96", "--devices", "2", "--plan")
