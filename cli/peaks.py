@@ -69,8 +69,8 @@ class Disk(_Peak):
 class Memory(_Peak):
     """The most bytes that the processes begun meanwhile by this one, and by those, have resident together; what they
     share counts once, and whole where processes beside them share it too. Of what lasts less than the time between two
-    looks it sees nothing. `highest`: unless a process had it, of which what it had at most so far counts; that is too
-    much where several are at their peaks at different times."""
+    looks it sees nothing. `highest`: each process counts with what it has had at most so far, which any look sees, and
+    which is too much where several have their most at different times."""
 
     def __init__(self, highest: bool = False) -> None:
         super().__init__(_OF_MEMORY)

@@ -64,11 +64,13 @@ def profile(levels: Sequence[Level], start: float, end: float, most: int) -> lis
     """The largest in each of equal parts of the time from `start` to `end`: at most SLICES, and so few that there are
     two looks for each; none where there was hardly a look. `most`: bytes of the largest process at its peak, which may
     lie between two looks."""
-    parts = [0] * min(SLICES, len(levels) // 2)
-    for moment, size in levels if parts else ():
-        part = min(len(parts) - 1, int(len(parts) * (moment - start) / (end - start)))
+    count = min(SLICES, len(levels) // 2)
+    if not count:
+        return []
+    parts = [0] * count
+    for moment, size in levels:
+        part = min(count - 1, int(count * (moment - start) / (end - start)))
         parts[part] = max(parts[part], size)
-    if parts:
-        largest = parts.index(max(parts))
-        parts[largest] = max(parts[largest], most)
+    largest = parts.index(max(parts))
+    parts[largest] = max(parts[largest], most)
     return parts
