@@ -89,7 +89,9 @@ class Toolchain:
                 return text.rstrip()
         version = self.ask()
         if memory:
-            _keep(memory, version)
+            with suppress(OSError):  # it is asked again
+                memory.parent.mkdir(parents=True, exist_ok=True)
+                folders.write_whole(memory, f"{version}\n")
         return version
 
     def ask(self) -> str:
@@ -160,15 +162,6 @@ def exporter_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[name] = ""
     return found
-
-
-def _keep(memory: Path, version: str) -> None:
-    """Whole or not at all; where there is no space, it is asked again."""
-    part = memory.with_suffix(f".{os.getpid()}.part")
-    with suppress(OSError):
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(f"{version}\n", encoding="ascii")
-        os.replace(part, memory)
 
 
 def own_sources() -> str:
