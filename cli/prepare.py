@@ -91,6 +91,8 @@ def prepare(request: Request, say: Say) -> Prepared:
         forecast.check_memory(most, forecast.Sizes(recipe, foretold, options))
     tools = _toolchain(request, made.folder if foretold else out)
     model_dir = sources.standing(recipe, request["model"], sources.cache_folder())
+    if not model_dir:
+        _vendor(options, tools)
     if request.plan_only and not model_dir:
         if not foretold:
             raise UserError("the recipe has no config", request.recipe, "give MODEL=/path/to/checkpoint")
@@ -101,7 +103,6 @@ def prepare(request: Request, say: Say) -> Prepared:
             trust.check_source(recipe.source, trusted)
         if foretold:
             estimate.check_disk(made.folder, made.disk)
-        _vendor(options, tools)
         model_dir = sources.resolve(recipe, request["model"], sources.cache_folder(), say)
     spec = specs.read(model_dir)
     options, grid = _grid(model_dir, spec, vision.settle(spec, options), request.chosen.get("group_size"))

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from cli.prepare import Request, prepare
 from compile import vendor
 from compile.plan import settle
 from compile.toolchain import Runner
 from contract.errors import UserError
+from exporters import sources
 from exporters.quantized import Scheme
 from tests import vision_models
 from tests.compile.builds import recipe_and_spec, recipe_plan
@@ -159,6 +161,7 @@ def test_known_failures_on_checkpoints(scheme: Scheme | None, dtype: str, mode: 
     assert told in str(error.value)
 
 
+@pytest.mark.toolchain
 def test_channels_out_of_order_are_refused(tmp_path: Path) -> None:
     """It reads no g_idx, and would make other weights without a word."""
     quantized_files.make("gptq-act-order", tmp_path / "checkpoint", "qwen2-tied")
@@ -166,6 +169,22 @@ def test_channels_out_of_order_are_refused(tmp_path: Path) -> None:
     done = hf2bmodel("build", str(recipe(tmp_path)), *words)
     assert done.returncode == 2
     assert "its groups are no neighbouring channels (desc_act)" in done.stderr
+
+
+@pytest.mark.toolchain
+def test_what_it_needs_is_told_behind_what_it_fails_on_and_before_anything_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def require(runner: Runner) -> None:
+        raise UserError("something is missing")
+
+    monkeypatch.setattr(vendor, "require", require)
+    monkeypatch.setattr(sources, "resolve", lambda *_: pytest.fail("fetched"))
+    quantized_files.make("gptq-act-order", tmp_path / "checkpoint", "qwen2-tied")
+    work = {"out": str(tmp_path / "out"), "mode": "int4", "route": "llm_convert"}
+    for model, told in ((str(tmp_path / "checkpoint"), "desc_act"), ("someone/elsewhere", "something is missing")):
+        with pytest.raises(UserError, match=told):
+            prepare(Request(str(recipe(tmp_path)), {**work, "model": model}), print)
 
 
 def test_what_it_needs_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
