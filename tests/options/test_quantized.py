@@ -95,6 +95,7 @@ def test_devices_do_not_share_a_grid(tmp_path: Path) -> None:
     assert hf2bmodel("build", "qwen2-0.5b", *words, "--mode", "bf16").returncode == 0
 
 
+@pytest.mark.toolchain
 @pytest.mark.parametrize(
     ("name", "words", "told"),
     [

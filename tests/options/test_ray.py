@@ -124,6 +124,7 @@ def test_without_the_extra_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> No
         Cluster()
 
 
+@pytest.mark.toolchain
 def test_the_plan_counts_that_the_parts_of_the_bmodel_stay() -> None:
     """Where a step may run twice, none takes its inputs."""
     pytest.importorskip("ray", reason="the extra hf2bmodel[ray] is not installed")
